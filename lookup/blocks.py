@@ -1,0 +1,174 @@
+"""What does a block of a configuration file hold?"""
+
+from __future__ import annotations
+
+from .connection import pack
+
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from .connection import Address
+    from .names import Network
+    from .words import Notice, Words
+
+    #: One end of a connection: the address as octets (none: it is not known), and the port.
+    End = tuple[bytes, int]
+
+
+def end(address: Address) -> End:
+    """Return one end of a connection as `Where.means` compares it: without a scope, IPv4-mapped ones as IPv4.
+
+    :param address: ``(host, port)``; a host of ``""`` is in no network.
+    :raises ValueError: the host is no address.
+    """
+    host, port = address
+    return pack(host.partition("%")[0])[0] if host else b"", port
+
+
+class Where:
+    """The filters of a block: which connections it is about. None: any.
+
+    ``to`` and ``from_``: the far end's network and ours, each ``(address as octets, how many bits count)``;
+    ``fport`` and ``lport``: the far end's ports and ours, each ``(first, last)``.
+    """
+
+    __slots__ = ("fport", "from_", "lport", "to")
+
+    def __init__(self) -> None:
+        self.to: Network | None = None
+        self.from_: Network | None = None
+        self.fport: tuple[int, int] | None = None
+        self.lport: tuple[int, int] | None = None
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What two blocks about the same connections have in common."""
+        return self.to, self.from_, self.fport, self.lport
+
+    def matches(self, server: Address, client: Address) -> bool:
+        """Say whether a connection is meant, given our end and the far end of it as ``(host, port)``.
+
+        IPv4-mapped addresses are IPv4's, families never mix, scopes are not compared; a host of ``""`` is in no
+        network.
+
+        :raises ValueError: a host is no address.
+        """
+        return self.means(end(server), end(client))
+
+    def means(self, server: End, client: End) -> bool:
+        """Like `matches`, for ends that `end` returned: a file may have thousands of blocks."""
+        return (
+            _is_among(client[1], self.fport)
+            and _is_among(server[1], self.lport)
+            and _is_within(client[0], self.to)
+            and _is_within(server[0], self.from_)
+        )
+
+
+#: The filters of a block that has none.
+EVERYWHERE = Where()
+
+
+def _is_among(port: int, ports: tuple[int, int] | None) -> bool:
+    return ports is None or ports[0] <= port <= ports[1]
+
+
+def _is_within(packed: bytes, network: Network | None) -> bool:
+    if network is None:
+        return True
+    address, bits = network
+    if len(packed) != len(address):
+        return False
+    differ = int.from_bytes(packed, "big") ^ int.from_bytes(address, "big")
+    return not differ >> (8 * len(address) - bits)
+
+
+class _Placed:
+    """What stands somewhere in a file: ``path``, ``line`` (from 1), and both as text."""
+
+    __slots__ = ("_words", "at")
+
+    def __init__(self, words: Words, at: int) -> None:
+        self._words = words
+        self.at = at
+
+    @property
+    def path(self) -> str:
+        return self._words.path
+
+    @property
+    def line(self) -> int:
+        # Found when it is asked for: of thousands of blocks, one decides.
+        return self._words.place(self.at)[0]
+
+    @property
+    def rule(self) -> str:
+        """The place as ``path:line``."""
+        return f"{self.path}:{self.line}"
+
+
+class Wish(_Placed):
+    """What is to be answered in place of the login name.
+
+    ``kind``: the keyword; ``arguments``: the texts of a reply (octets), or the host's address as text and the
+    port of a forward.
+    """
+
+    __slots__ = ("arguments", "kind")
+
+    def __init__(self, kind: str, arguments: tuple[bytes, ...] | tuple[str, int], words: Words, at: int) -> None:
+        super().__init__(words, at)
+        self.kind = kind
+        self.arguments = arguments
+
+    def __str__(self) -> str:
+        texts = (show(one) if isinstance(one, bytes) else str(one) for one in self.arguments)
+        return " ".join((self.kind, *texts))
+
+
+def show(name: bytes) -> str:
+    """Return a name in quotes, in ASCII, on one line."""
+    return '"' + ascii(name)[2:-1].replace("\\'", "'").replace('"', '\\"') + '"'
+
+
+class Range(_Placed):
+    """One block of the system file.
+
+    ``where``: its filters; ``capabilities``: what it allows, by name, inherited ones included; ``force``: the
+    wish that it forces on the user, or None. What forces a wish allows nothing.
+    """
+
+    __slots__ = ("capabilities", "force", "where")
+
+    def __init__(self, where: Where, capabilities: frozenset[str], force: Wish | None, words: Words, at: int) -> None:
+        self._words = words
+        self.at = at
+        self.where = where
+        self.capabilities = capabilities
+        self.force = force
+
+
+class UserBlock(_Placed):
+    """One block of a user file: ``where`` its filters, ``wish`` what it asks for."""
+
+    __slots__ = ("where", "wish")
+
+    def __init__(self, where: Where, wish: Wish, words: Words, at: int) -> None:
+        super().__init__(words, at)
+        self.where = where
+        self.wish = wish
+
+
+class System:
+    """What the system file says.
+
+    ``path``; ``default``: the ranges of its default block, or None without one; ``users``: the ranges of each
+    uid's block; ``notices``: what is surely not meant as it is written.
+    """
+
+    __slots__ = ("default", "notices", "path", "users")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.default: list[Range] | None = None
+        self.users: dict[int, list[Range]] = {}
+        self.notices: list[Notice] = []

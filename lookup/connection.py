@@ -1,0 +1,111 @@
+"""Which connection is meant?  Addresses as the kernel writes them, and what is known of their owner."""
+
+from __future__ import annotations
+
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+
+TYPE_CHECKING = False  # typing takes 2 ms to import; type checkers take this name for true
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    Address = tuple[str, int]
+
+#: The first 12 octets of an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2).
+_MAPPED = bytes(10) + b"\xff\xff"
+
+#: Interface indexes are 32 bits wide in netlink (struct inet_diag_sockid, linux/inet_diag.h).
+_LARGEST_INDEX = 0xFFFFFFFF
+
+#: States of a TCP socket as the kernel numbers them (include/net/tcp_states.h).
+TCP_STATES = (
+    "", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE",
+    "CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING", "NEW_SYN_RECV", "BOUND_INACTIVE",
+)  # fmt: skip
+
+
+class Owner:
+    """A socket that some process holds, and whose it is.
+
+    ``uid`` is the user id of the process that created or accepted the socket; ``inode`` the socket's
+    (0 where the source does not tell); ``state`` its TCP state; ``server`` and ``client`` the two
+    ``(host, port)`` ends as the query calls them; ``source`` which room found it: ``"sock_diag"`` or ``"psutil"``.
+    """
+
+    __slots__ = ("client", "inode", "server", "source", "state", "uid")
+
+    def __init__(self, uid: int, inode: int, state: str, server: Address, client: Address, source: str) -> None:
+        self.uid = uid
+        self.inode = inode
+        self.state = state
+        self.server = server
+        self.client = client
+        self.source = source
+
+    @property
+    def ends(self) -> str:
+        """Both ends as text, this host's first."""
+        return " ".join(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in (self.server, self.client)
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.ends} {self.state} uid {self.uid} inode {self.inode} ({self.source})"
+
+
+def pack(host: str) -> tuple[bytes, int]:
+    """Return an address as its octets (4 or 16) and its interface index (0: none given).
+
+    :param host: IPv4 or IPv6 text, a link-local one with its scope (``fe80::1%eth0``, ``fe80::1%2``).
+        An IPv4-mapped IPv6 address is its IPv4 address.
+    :raises ValueError: when it is no address, or no interface has the scope's name.
+    """
+    address, percent, scope = host.partition("%")
+    try:
+        if ":" not in address:
+            if percent:
+                raise ValueError(f"an IPv4 address has no scope: {host!r}")
+            return inet_pton(AF_INET, address), 0
+        packed = inet_pton(AF_INET6, address)
+        if packed.startswith(_MAPPED):
+            return packed[12:], 0
+        return packed, _interface(scope) if percent else 0
+    except OSError:
+        raise ValueError(f"not an IP address: {host!r}") from None
+
+
+def _interface(scope: str) -> int:
+    from socket import if_nametoindex
+
+    try:
+        return if_nametoindex(scope)
+    except OSError:
+        # ENODEV: no interface has that name; but one may be called "2" (getaddrinfo(3) asks in this order too).
+        if not (scope.isascii() and scope.isdigit()) or int(scope) > _LARGEST_INDEX:
+            raise
+    return int(scope)
+
+
+def unpack(packed: bytes) -> str:
+    """Return an address as text: the inverse of `pack`, without a scope."""
+    if len(packed) == 16 and packed.startswith(_MAPPED):
+        packed = packed[12:]
+    return inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)
+
+
+def the_only(owners: list[Owner], ports: str) -> Owner:
+    """Return the owner on whom all sockets that fit agree.
+
+    :param owners: the sockets that fit the question, at least one.
+    :param ports: the question, for the error.
+    :raises IdentError: when they belong to different users; its detail names the candidates.
+    """
+    if len({owner.uid for owner in owners}) > 1:
+        _ambiguous(owners, ports)
+    return owners[0]
+
+
+def _ambiguous(owners: list[Owner], ports: str) -> NoReturn:
+    from .errors import IdentError
+
+    candidates = "; ".join(map(repr, owners))
+    raise IdentError(f"{ports} fits {len(owners)} connections of different owners: {candidates}")

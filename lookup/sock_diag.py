@@ -1,0 +1,469 @@
+"""Who holds this connection?  The kernel's sock_diag (sock_diag(7)), asked through pyroute2's codec.
+
+One exact request per try, answered from the kernel's hash table at the same cost on an idle host and on
+one with a million sockets; no privilege is needed. `find_by_ports` alone walks the table: it is for tests by hand.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+import time
+
+from .connection import TCP_STATES, Owner, pack, the_only, unpack
+from .errors import IdentError, NoUser
+
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from .connection import Address
+
+#: How many interfaces are tried for a socket that is bound to a device: 1024 take 2 ms, and a query
+#: that anyone may send must stay cheap on a host with ten thousand of them.
+MAX_INTERFACES = 1024
+
+#: How many requests go to the kernel in one datagram: their answers must fit in the default receive buffer (208 KiB).
+_BATCH = 64
+
+#: Octets. The kernel fills a dump's datagrams up to 32 KiB (netlink(7)).
+_LARGEST_DATAGRAM = 65536
+
+#: Seconds for which the list of interfaces is kept: it costs as much as the rest of a lookup, and only a
+#: connection over an interface that is younger can be missed.
+_INTERFACE_SECONDS = 1.0
+
+_NETLINK_SOCK_DIAG = 4  # linux/netlink.h
+_SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
+_NLMSG_DONE = 3
+_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_NO_COOKIE = 0xFFFFFFFFFFFFFFFF  # INET_DIAG_NOCOOKIE
+_ALL_STATES = 0xFFFFFFFF
+_LISTEN = 10
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port id
+#: What differs between two requests, and where it stands in them: the header's sequence number; after the header, four
+#: octets and idiag_states the ports and addresses of inet_diag_sockid, then idiag_if.
+_SEQUENCE = 8
+_SOCKET_ID = struct.Struct(">HH16s16s")
+_IDIAG_SPORT = _HEADER.size + 4 + 4
+_IDIAG_IF = _IDIAG_SPORT + _SOCKET_ID.size
+
+
+class SockDiagUnavailable(Exception):
+    """This system, or the sandbox that the process runs in, offers no sock_diag for TCP."""
+
+
+class _KernelError(IdentError):
+    """The kernel answered with an errno that is no answer about a connection."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"sock_diag says {errno.errorcode.get(number, number)}")
+        self.number = number
+
+
+def find(server: Address, client: Address) -> Owner:
+    """Return who holds the connection between two endpoints of which ``server`` is on this host.
+
+    :param server: ``(host, port)`` of the local end; :param client: of the far end.
+    :raises NoUser: there is no such connection, or no process holds it.
+    :raises IdentError: the kernel answered with an error, or sockets of different owners fit.
+    :raises SockDiagUnavailable: another source must be asked.
+    :raises ValueError: an address is none.
+    """
+    with SockDiag() as diag:
+        return diag.find(server, client)
+
+
+def find_by_ports(server: Address, client: Address) -> Owner:
+    """Like `find` when the hosts may be unknown (``""``): the ports decide. Walks the kernel's whole table."""
+    with SockDiag() as diag:
+        return diag.find_by_ports(server, client)
+
+
+class SockDiag:
+    """A netlink socket of the family sock_diag, in the network namespace of its creation.
+
+    Not for two threads at once, nor for both sides of a fork.
+    """
+
+    def __init__(self) -> None:
+        self._request, self._message, self._error = _codec()
+        self._sequence = 0
+        self._exact: dict[int, bytearray] = {}
+        self._interfaces: tuple[float, list[int]] = (0.0, [])
+        self._has_tcp_diag = False
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+        except AttributeError:
+            raise SockDiagUnavailable("this system has no AF_NETLINK") from None
+        except OSError as error:
+            # EAFNOSUPPORT, EPROTONOSUPPORT: no netlink, or no sock_diag, in this kernel or sandbox.
+            # EPERM, EACCES: a seccomp filter or security module (RestrictAddressFamilies= gives EAFNOSUPPORT).
+            if error.errno in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EPERM, errno.EACCES):
+                raise SockDiagUnavailable(f"no netlink socket: {error.strerror}") from None
+            # EMFILE, ENFILE, ENOMEM: the process or the host has run out.
+            raise IdentError(f"no netlink socket: {error.strerror}") from error
+        # The kernel has answered when send() returns, so there is nothing to wait for.
+        self._socket.setblocking(False)
+
+    def __enter__(self) -> SockDiag:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def find(self, server: Address, client: Address) -> Owner:
+        """See the function `find`."""
+        local, scope = pack(server[0])
+        remote, remote_scope = pack(client[0])
+        if len(local) != len(remote):
+            raise NoUser("the two addresses are of different families")
+        scope = scope or remote_scope
+        held = self._holders(local, server, remote, client, [scope])
+        if not held and not scope:
+            # Only a socket bound to a device (SO_BINDTODEVICE) is hidden from a request without interface.
+            held = self._holders(local, server, remote, client, self._devices())
+        if not held:
+            self._check_tcp_diag()
+            raise NoUser("no such connection")
+        return _held_by_a_process(held, f"{server[1]},{client[1]}")
+
+    def _holders(
+        self, local: bytes, server: Address, remote: bytes, client: Address, interfaces: list[int]
+    ) -> list[Owner]:
+        """Ask for the connection once per interface; return each socket found, once."""
+        found = {}
+        template = self._request_for(local, server[1], remote, client[1])
+        for start in range(0, len(interfaces), _BATCH):
+            batch = interfaces[start : start + _BATCH]
+            requests = bytearray()
+            for interface in batch:
+                struct.pack_into("=I", template, _IDIAG_IF, interface)
+                requests += template
+            self._send(requests)
+            for _ in batch:
+                for message in self._receive(ignore=errno.ENOENT):
+                    owner = self._owner(message)
+                    # With no such connection the kernel answers with whoever listens on the local port.
+                    if (message["idiag_src"], owner.server[1], message["idiag_dst"], owner.client[1]) == (
+                        local, server[1], remote, client[1],
+                    ):  # fmt: skip
+                        found[message["idiag_cookie"]] = owner
+        return list(found.values())
+
+    def _request_for(self, local: bytes, local_port: int, remote: bytes, remote_port: int) -> bytearray:
+        """Return the exact request for a connection: the one that the codec built for its family, with its own id."""
+        template = self._exact.get(len(local))
+        if template is None:
+            template = self._exact[len(local)] = self._encode(local, 0, remote, 0, _NLM_F_REQUEST)
+        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        struct.pack_into("=I", template, _SEQUENCE, self._sequence)
+        _SOCKET_ID.pack_into(template, _IDIAG_SPORT, local_port, remote_port, local, remote)
+        return template
+
+    def _devices(self) -> list[int]:
+        """Return the indices of the interfaces, asked for again after a second."""
+        now = time.monotonic()
+        expires, found = self._interfaces
+        if now >= expires:
+            found = _indices()
+            self._interfaces = now + _INTERFACE_SECONDS, found
+        return found
+
+    def find_by_ports(self, server: Address, client: Address) -> Owner:
+        """See the function `find_by_ports`."""
+        local, remote = (pack(host)[0] if host else None for host in (server[0], client[0]))
+        held = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            unspecified = bytes(4 if family == socket.AF_INET else 16)
+            self._send(self._encode(unspecified, server[1], unspecified, client[1], _NLM_F_REQUEST | _NLM_F_DUMP))
+            for message in self._receive_dump():
+                owner = self._owner(message)  # shortens the message's addresses, which are compared below
+                if (
+                    message["idiag_state"] != _LISTEN
+                    and local in (None, message["idiag_src"])
+                    and remote in (None, message["idiag_dst"])
+                ):
+                    held.append(owner)
+        if not held:
+            raise NoUser("no such connection")
+        return _held_by_a_process(held, f"{server[1]},{client[1]}")
+
+    def held_by(self, uid: int) -> list[Owner]:
+        """Return every connection that a user holds. Walks the kernel's whole table."""
+        owners = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            anywhere = bytes(4 if family == socket.AF_INET else 16)
+            self._send(self._encode(anywhere, 0, anywhere, 0, _NLM_F_REQUEST | _NLM_F_DUMP))
+            for message in self._receive_dump():
+                if message["idiag_uid"] == uid and message["idiag_inode"] and message["idiag_dport"]:
+                    owners.append(self._owner(message))
+        return owners
+
+    def _owner(self, message: Any) -> Owner:
+        """Translate an inet_diag_msg, its addresses shortened to the octets that they stand for."""
+        length = 4 if message["idiag_family"] == socket.AF_INET else 16
+        hosts = []
+        for name in ("idiag_src", "idiag_dst"):
+            # A dual-stack socket's IPv4 connection comes back as family 10 with IPv4-mapped addresses.
+            hosts.append(unpack(message[name][:length]))
+            message[name] = pack(hosts[-1])[0]
+        return Owner(
+            uid=message["idiag_uid"],
+            inode=message["idiag_inode"],
+            state=TCP_STATES[message["idiag_state"]],
+            server=(hosts[0], message["idiag_sport"]),
+            client=(hosts[1], message["idiag_dport"]),
+            source="sock_diag",
+        )
+
+    def _check_tcp_diag(self) -> None:
+        """Tell "no such connection" from "nobody to ask": without tcp_diag the kernel says ENOENT to everything."""
+        if not self._has_tcp_diag:
+            if not self.answers_for(socket.IPPROTO_TCP):
+                raise SockDiagUnavailable("the kernel has no tcp_diag")
+            self._has_tcp_diag = True
+
+    def answers_for(self, protocol: int) -> bool:
+        """Say whether the kernel has a handler for an IP protocol: a dump of no state at all costs it nothing."""
+        nowhere = bytes(4)
+        self._send(self._encode(nowhere, 0, nowhere, 0, _NLM_F_REQUEST | _NLM_F_DUMP, protocol=protocol, states=0))
+        try:
+            for _ in self._receive_dump():
+                pass
+        except SockDiagUnavailable:
+            return False
+        return True
+
+    def _encode(
+        self,
+        local: bytes,
+        local_port: int,
+        remote: bytes,
+        remote_port: int,
+        flags: int,
+        protocol: int = socket.IPPROTO_TCP,
+        states: int = _ALL_STATES,
+    ) -> bytearray:
+        """Build one inet_diag_req_v2 (linux/inet_diag.h)."""
+        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        request = self._request()
+        request["header"]["type"] = _SOCK_DIAG_BY_FAMILY
+        request["header"]["flags"] = flags
+        request["header"]["sequence_number"] = self._sequence
+        request["sdiag_family"] = socket.AF_INET if len(local) == 4 else socket.AF_INET6
+        request["sdiag_protocol"] = protocol
+        request["idiag_states"] = states
+        request["idiag_sport"] = local_port
+        request["idiag_dport"] = remote_port
+        request["idiag_src"] = local.ljust(16, b"\0")
+        request["idiag_dst"] = remote.ljust(16, b"\0")
+        request["idiag_if"] = 0
+        request["idiag_cookie"] = _NO_COOKIE
+        request.encode()
+        return bytearray(request.data)
+
+    def _send(self, requests: bytearray) -> None:
+        try:
+            self._socket.send(requests)
+        except OSError as error:
+            # ECONNREFUSED: netlink is there, but nothing in the kernel listens for sock_diag.
+            # EPERM, EACCES: a security module forbids it.
+            if error.errno in (errno.ECONNREFUSED, errno.EPERM, errno.EACCES):
+                raise SockDiagUnavailable(f"the kernel takes no sock_diag request: {error.strerror}") from None
+            # ENOBUFS, ENOMEM: the kernel has run out of memory.
+            raise IdentError(f"sock_diag request: {error.strerror}") from error
+
+    def _receive(self, ignore: int = 0) -> Iterator[Any]:
+        """Yield the inet_diag_msgs of one datagram; its end-of-dump message comes as ``None``.
+
+        :param ignore: an errno that means an empty answer.
+        :raises IdentError: the kernel answered with another errno, or not at all.
+        """
+        sender, sequence = -1, 0
+        # 0 is the kernel; other processes may write to a netlink socket too. Another sequence number: the
+        # late answer to a request that failed.
+        while sender != 0 or sequence != self._sequence:
+            try:
+                data, (sender, _) = self._socket.recvfrom(_LARGEST_DATAGRAM)
+            except OSError as error:
+                # ENOBUFS: answers overran the receive buffer. EAGAIN: the kernel stayed silent.
+                raise IdentError(f"sock_diag answer: {error}") from error
+            if len(data) >= _HEADER.size:
+                sequence = _HEADER.unpack_from(data)[3]
+        offset = 0
+        while offset + _HEADER.size <= len(data):
+            length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
+            message = data[offset : offset + length]
+            offset += (length + 3) & ~3
+            if kind == _SOCK_DIAG_BY_FAMILY:
+                yield self._decode(self._message, message)
+                continue
+            number = -self._decode(self._error, message)["error"]
+            if number not in (0, ignore):
+                raise _KernelError(number)
+            if kind == _NLMSG_DONE:
+                yield None
+
+    def _receive_dump(self) -> Iterator[Any]:
+        try:
+            while True:
+                for message in self._receive():
+                    if message is None:
+                        return
+                    yield message
+        except _KernelError as error:
+            # ENOENT: the kernel has no handler for the protocol. (One connection that isn't there says so too.)
+            if error.number == errno.ENOENT:
+                raise SockDiagUnavailable("the kernel has no tcp_diag") from None
+            raise
+
+    @staticmethod
+    def _decode(message_class: Any, data: bytes) -> Any:
+        message = message_class(data)
+        message.decode()
+        return message
+
+
+def _held_by_a_process(found: list[Owner], ports: str) -> Owner:
+    """Leave out the sockets without inode: uid 0 says nothing there.
+
+    They are closed ones that the kernel finishes (TIME_WAIT, FIN_WAIT2, LAST_ACK), and new ones that
+    nobody has accepted yet.
+    """
+    held = [owner for owner in found if owner.inode]
+    if not held:
+        raise NoUser(f"no process holds the connection: {found[0]!r}")
+    return the_only(held, ports)
+
+
+def _indices() -> list[int]:
+    """Return the indices of this namespace's interfaces.
+
+    Not by if_nameindex(3), which waits while the kernel's lock for interfaces is held: for seconds where a host ends
+    containers. These two do without that lock.
+    """
+    try:
+        with open("/proc/self/net/dev", "rb") as devices:
+            names = [line.partition(b":")[0].strip() for line in devices.read().splitlines()[2:]]
+    except OSError:
+        # ENOENT, EACCES: a sandbox without /proc.
+        return [index for index, _ in socket.if_nameindex()[:MAX_INTERFACES]]
+    found = []
+    for name in names[:MAX_INTERFACES]:
+        try:
+            found.append(socket.if_nametoindex(name.decode("utf-8", "surrogateescape")))
+        except OSError:  # ENODEV, ENXIO: it has just gone
+            continue
+    return found
+
+
+_classes: tuple[Any, Any, Any] | None = None
+
+
+def _codec() -> tuple[Any, Any, Any]:
+    """Return the message classes inet_diag_req_v2, inet_diag_msg (linux/inet_diag.h) and nlmsgerr.
+
+    They are declared here on pyroute2's nlmsg rather than taken from pyroute2.netlink.diag, which
+    imports asyncio, ssl and multiprocessing: 45 ms that every connection would pay.
+    """
+    global _classes
+    if _classes is None:
+        nlmsg = _import_nlmsg()
+        socket_id = (
+            ("idiag_sport", ">H"),
+            ("idiag_dport", ">H"),
+            ("idiag_src", "16s"),
+            ("idiag_dst", "16s"),
+            ("idiag_if", "I"),
+            ("idiag_cookie", "Q"),
+        )
+        request_fields = (
+            ("sdiag_family", "B"),
+            ("sdiag_protocol", "B"),
+            ("idiag_ext", "B"),
+            ("__pad", "B"),
+            ("idiag_states", "I"),
+            *socket_id,
+        )
+        message_fields = (
+            ("idiag_family", "B"),
+            ("idiag_state", "B"),
+            ("idiag_timer", "B"),
+            ("idiag_retrans", "B"),
+            *socket_id,
+            ("idiag_expires", "I"),
+            ("idiag_rqueue", "I"),
+            ("idiag_wqueue", "I"),
+            ("idiag_uid", "I"),
+            ("idiag_inode", "I"),
+        )
+        _classes = (
+            type("inet_diag_req_v2", (nlmsg,), {"fields": request_fields}),
+            type("inet_diag_msg", (nlmsg,), {"fields": message_fields}),
+            type("nlmsgerr", (nlmsg,), {"fields": (("error", "i"),)}),
+        )
+    return _classes
+
+
+def _import_nlmsg() -> Any:
+    """Import pyroute2's message codec without the package's ``__init__``, and without logging.
+
+    That ``__init__`` imports every protocol that pyroute2 speaks: 80 ms. While the submodule is
+    imported, an empty module with the package's path stands in ``sys.modules``, and one that puts logging off until
+    something is logged (2 ms). Afterwards all of it is taken out again, so that a later ``import pyroute2``
+    anywhere in the process finds it whole.
+    """
+    if "pyroute2" not in sys.modules:
+        put_off = _LoggingLater("logging")
+        try:
+            specs = (finder.find_spec("pyroute2", None) for finder in sys.meta_path)
+            placeholder: Any = type(sys)("pyroute2")
+            placeholder.__path__ = next(filter(None, specs)).submodule_search_locations
+            sys.modules["pyroute2"] = placeholder
+            sys.modules.setdefault("logging", put_off)
+            from pyroute2.netlink import nlmsg
+
+            return nlmsg
+        except Exception:
+            pass  # a release that is built otherwise, or an importer of another kind: the ordinary import decides
+        finally:
+            for name in [name for name in sys.modules if name.partition(".")[0] == "pyroute2"]:
+                del sys.modules[name]
+            if sys.modules.get("logging") is put_off:
+                del sys.modules["logging"]
+    from pyroute2.netlink import nlmsg
+
+    return nlmsg
+
+
+class _LoggingLater(type(sys)):  # type: ignore[misc]
+    """Stands for the module logging while another one is imported; its loggers import it when they are used."""
+
+    def getLogger(self, name: str | None = None) -> Any:
+        return _LoggerLater(name)
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get("logging") is self:
+            del sys.modules["logging"]
+        import logging
+
+        return getattr(logging, name)
+
+
+class _LoggerLater:
+    """Stands for a logger until something is logged."""
+
+    def __init__(self, name: str | None) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        import logging
+
+        return getattr(logging.getLogger(self._name), name)
