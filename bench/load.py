@@ -1,0 +1,217 @@
+"""How many ident queries a second does a server answer, and how soon?
+
+    python3 -m bench.load PORT [--queries N] [--concurrency C] [--miss] [--host ADDRESS]
+
+Opens one TCP connection on loopback, then asks the server at ADDRESS:PORT N times who owns it (--miss: asks about a
+connection that does not exist), C queries in flight, each over a connection of its own. Prints one line of JSON.
+Exit status 0 only when nothing was wrong or lost. Loopback addresses only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ipaddress
+import json
+import os
+import pwd
+import re
+import selectors
+import socket
+import statistics
+import struct
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Seconds for one query that is asked alone: oidentd reads a table of 200,000 lines in half a second.
+ASK_SECONDS = 30.0
+
+#: A close that leaves nothing in TIME_WAIT behind, which /proc/net/tcp would list.
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+class Question(NamedTuple):
+    """A query line, and the pattern that the reply must match as a whole."""
+
+    query: bytes
+    reply: re.Pattern[bytes]
+
+
+#: Nobody has a connection between these two ports.
+MISS = Question(b"5,9\r\n", re.compile(rb"5 ?, ?9 ?: ?ERROR ?: ?NO-USER\r\n"))
+
+
+class Load(NamedTuple):
+    """What came back: counts, seconds for all, and the seconds from connect to reply of each, sorted."""
+
+    answered: int
+    wrong: int
+    lost: int
+    seconds: float
+    times: list[float]
+
+    @property
+    def per_second(self) -> float:
+        """True answers per second."""
+        return self.answered / self.seconds
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures for JSON; a time is in milliseconds."""
+        p50, p99, longest = (
+            (round(1e3 * seconds, 3) for seconds in (
+                statistics.median(self.times), self.times[int(len(self.times) * 0.99)], self.times[-1],
+            ))
+            if self.times else (None, None, None)
+        )  # fmt: skip
+        return {
+            "answered": self.answered, "wrong": self.wrong, "lost": self.lost, "seconds": round(self.seconds, 3),
+            "per_s": round(self.per_second), "p50_ms": p50, "p99_ms": p99, "max_ms": longest,
+        }  # fmt: skip
+
+
+@contextlib.contextmanager
+def held(host: str = "127.0.0.1", uid: int | None = None, told: str | None = None) -> Iterator[Question]:
+    """Hold a connection on loopback, and give the question who owns it.
+
+    :param uid: the owner, where root asks; None: our own user.
+    :param told: what the server is to call the owner; None: the login name.
+    """
+    user = os.geteuid()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.bind((host, 0))
+        listener.listen(1)
+        if uid is not None:
+            os.seteuid(uid)
+        try:
+            client = socket.create_connection(listener.getsockname()[:2])
+            server = listener.accept()[0]
+        finally:
+            if uid is not None:
+                os.seteuid(user)
+        with client, server:
+            ports = client.getsockname()[1], listener.getsockname()[1]
+            name = told or pwd.getpwuid(user if uid is None else uid).pw_name
+            reply = rb"%d ?, ?%d ?: ?USERID ?: ?UNIX ?: ?%s\r\n" % (*ports, re.escape(name.encode()))
+            yield Question(b"%d,%d\r\n" % ports, re.compile(reply))
+
+
+def ask(port: int, question: Question, host: str = "127.0.0.1") -> float:
+    """Ask once and return the seconds from connect to reply. :raises RuntimeError: the reply is another one."""
+    began = time.perf_counter()
+    with socket.create_connection((host, port), ASK_SECONDS) as asker:
+        asker.sendall(question.query)
+        reply = asker.recv(2048)
+        took = time.perf_counter() - began
+        if not question.reply.fullmatch(reply):
+            raise RuntimeError(f"{question.query!r} was answered {reply!r}")
+        asker.recv(1)
+        asker.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    return took
+
+
+class _Generator:
+    """The queries in flight."""
+
+    def __init__(self, address: tuple[str, int], question: Question, queries: int) -> None:
+        self._address, self._question, self._queries = address, question, queries
+        self._family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._selector = selectors.DefaultSelector()
+        self._since: dict[socket.socket, float] = {}
+        self._replies: dict[socket.socket, bytes] = {}
+        self._started = self._answered = self._wrong = 0
+        self._times: list[float] = []
+
+    def run(self, concurrency: int, timeout: float) -> Load:
+        began = time.perf_counter()
+        for _ in range(min(concurrency, self._queries)):
+            self._start()
+        while self._since and time.perf_counter() - began < timeout:
+            for key, events in self._selector.select(1):
+                if events & selectors.EVENT_WRITE:
+                    self._send(key.fileobj)  # type: ignore[arg-type]
+                else:
+                    self._receive(key.fileobj)  # type: ignore[arg-type]
+        seconds = time.perf_counter() - began
+        for unanswered in self._since:
+            unanswered.close()
+        self._selector.close()
+        lost = self._queries - self._answered - self._wrong
+        return Load(self._answered, self._wrong, lost, seconds, sorted(self._times))
+
+    def _start(self) -> None:
+        self._started += 1
+        asker = socket.socket(self._family)
+        asker.setblocking(False)
+        self._since[asker] = time.perf_counter()
+        asker.connect_ex(self._address)
+        self._selector.register(asker, selectors.EVENT_WRITE)
+
+    def _send(self, asker: socket.socket) -> None:
+        try:
+            asker.send(self._question.query)
+        except OSError:  # ECONNREFUSED, ECONNRESET: the server is not there, or hung up
+            self._end(asker)
+        else:
+            self._selector.modify(asker, selectors.EVENT_READ)
+
+    def _receive(self, asker: socket.socket) -> None:
+        try:
+            data = asker.recv(2048)
+        except OSError:  # ECONNRESET: the server hung up
+            data = b""
+        reply = self._replies.pop(asker, b"") + data
+        if data and not reply.endswith(b"\n"):
+            self._replies[asker] = reply
+            return
+        if reply.endswith(b"\n"):
+            if self._question.reply.fullmatch(reply):
+                self._answered += 1
+                self._times.append(time.perf_counter() - self._since[asker])
+            else:
+                self._wrong += 1
+        self._end(asker)
+
+    def _end(self, asker: socket.socket) -> None:
+        self._selector.unregister(asker)
+        del self._since[asker]
+        asker.close()
+        if self._started < self._queries:
+            self._start()
+
+
+def run(
+    port: int, question: Question, queries: int, concurrency: int, host: str = "127.0.0.1", timeout: float = 120.0
+) -> Load:
+    """Ask so many times, so many at once, each over a TCP connection of its own.
+
+    :param timeout: seconds for all; what has not been answered by then is lost.
+    """
+    return _Generator((host, port), question, queries).run(concurrency, timeout)
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("port", type=int)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--concurrency", type=int, default=50)
+    parser.add_argument("--miss", action="store_true")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds for the whole run")
+    options = parser.parse_args()
+    if not ipaddress.ip_address(options.host).is_loopback:
+        parser.error("loopback addresses only")
+    with held(options.host) as question:
+        question = MISS if options.miss else question
+        load = run(options.port, question, options.queries, options.concurrency, options.host, options.timeout)
+    print(json.dumps({"port": options.port, "concurrency": options.concurrency, **load.summary()}))
+    return 1 if load.wrong or load.lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
