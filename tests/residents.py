@@ -1,0 +1,97 @@
+"""Who lives on this host?  A user with a home, a file in it, and a connection that he holds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from conftest import IDENTD, run, skip
+from hosts import Person, listen, login
+from installed import readable_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+#: Who runs what is to have no rights at all.
+NOBODY = 65534
+
+
+class Resident:
+    """A user: ``name``, ``uid``, ``gid``, ``home``."""
+
+    def __init__(self, name: str, uid: int, gid: int, home: Path) -> None:
+        self.name = name
+        self.uid = uid
+        self.gid = gid
+        self.home = home
+
+    @property
+    def file(self) -> Path:
+        """The file in his home that counts where there is no other."""
+        return self.home / ".oidentd.conf"
+
+    @property
+    def other_file(self) -> Path:
+        """The file that counts before that one."""
+        return self.home / ".config" / "oidentd.conf"
+
+    def write(self, text: str, path: Path | None = None) -> Path:
+        """Write a file of his, as if he had long finished doing so: nobody waits for more to come."""
+        path = path or self.file
+        if not path.parent.exists():
+            path.parent.mkdir()
+            os.chown(path.parent, self.uid, self.gid)
+        path.write_bytes(text.encode("latin-1"))
+        os.chown(path, self.uid, self.gid)
+        os.utime(path, (time.time() - 60,) * 2)
+        return path
+
+    @property
+    def who(self) -> dict[str, Any]:
+        """What makes subprocess start a program as him."""
+        return {"user": self.uid, "group": self.gid, "extra_groups": [], "cwd": "/"}
+
+
+#: What makes subprocess start a program as nobody.
+AS_NOBODY: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/"}
+
+
+@contextlib.contextmanager
+def resident() -> Iterator[Resident]:
+    """Add a user with a home that everyone may search, and delete both afterwards."""
+    with readable_folder() as folder, login() as user:
+        home = folder / "home"
+        home.mkdir()
+        os.chown(home, user.pw_uid, user.pw_gid)
+        home.chmod(0o755)
+        run("usermod", "--home", str(home), user.pw_name)
+        yield Resident(user.pw_name, user.pw_uid, user.pw_gid, home)
+
+
+@contextlib.contextmanager
+def connected(uid: int) -> Iterator[str]:
+    """A connection that a user holds, as ``PORT-ON-SERVER,PORT-ON-CLIENT``."""
+    with listen("127.0.0.1") as listener, Person(uid) as person:
+        ours, far = person.dial(listener.getsockname())
+        yield f"{ours[1]},{far[1]}"
+
+
+def needs_an_interpreter_for_all() -> None:
+    """Skip where the interpreter, its packages or identd are out of other users' reach."""
+    probe = [sys.executable, "-c", f"import pyroute2, psutil; open({str(IDENTD)!r})"]
+    if subprocess.run(probe, stderr=subprocess.DEVNULL, check=False, **AS_NOBODY).returncode:
+        skip("the interpreter, its packages or identd are out of other users' reach")
+
+
+@contextlib.contextmanager
+def system_file(text: str) -> Iterator[Path]:
+    """A system file that everyone may read."""
+    with readable_folder() as folder:
+        path = folder / "oidentd.conf"
+        path.write_text(text)
+        yield path

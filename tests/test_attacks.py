@@ -1,0 +1,216 @@
+"""Does identd stand up to those who want it to be wrong, or away?  One test for each attack that once succeeded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import program, run
+from hosts import CLONE_NEWNET, _checked, _libc
+from installed import free_port
+from residents import connected, needs_an_interpreter_for_all, resident, system_file
+from single_shot import by_hand, driver, handler
+from warm import everything, warming
+
+import identd
+from identd import IdentServer
+from lookup.blocks import UserBlock
+from lookup.connection import pack
+from lookup.grammar import parse_system, parse_user
+from lookup.policy import decide
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Any
+
+
+@pytest.fixture
+def two_connections(needs_root: None) -> Iterator[tuple[bytes, bytes]]:
+    """Queries about two users, each of whom hides behind a file that nobody else may read."""
+    program("useradd")
+    needs_an_interpreter_for_all()
+    with contextlib.ExitStack() as stack:
+        queries = []
+        for _ in range(2):
+            user = stack.enter_context(resident())
+            user.home.chmod(0o700)
+            user.write("global { hide }").chmod(0o600)
+            queries.append(stack.enter_context(connected(user.uid)).encode())
+        yield queries[0], queries[1]
+
+
+def test_asking_about_another_user_first(two_connections: tuple[bytes, bytes]) -> None:
+    """Root's process becomes one owner only: a query about a second one may not tell a name that he hides."""
+    one, other = two_connections
+    with system_file("default { default { allow hide } }") as path:
+        options = ("-C", str(path))
+        with handler("--multi-query", *options) as served:
+            served.client.sendall(b"%b\r\n%b\r\n%b\r\n" % (one, other, one))
+            served.client.shutdown(socket.SHUT_WR)
+            replies = served.read()
+        expected = b"%b:ERROR:HIDDEN-USER\r\n%b:ERROR:UNKNOWN-ERROR\r\n%b:ERROR:HIDDEN-USER\r\n" % (one, other, one)
+        assert replies == expected
+        said = by_hand(b"%b\n%b\n%b\n" % (one, other, one), *options)
+    assert said.stdout == expected
+    assert "root was given up for uid" in said.stderr
+
+
+@pytest.mark.parametrize("reply", ["bob x", "bob\\tx", " bob x", "bob\\v" + "x" * 600, "\\x1fbob\\x1dx"])
+def test_a_first_word_that_is_another_users_name(reply: str) -> None:
+    """Clients that read one word (tcp_wrappers) may not be told another user's name with something behind it."""
+    system = parse_system(b"default { default { allow spoof } }", "system", lambda names: {})
+
+    def wishes() -> list[UserBlock]:
+        return parse_user(f'global {{ reply "{reply}" }}'.encode(), "user")
+
+    uids = {b"alice": 1001, b"bob": 1002}
+    ends = ("127.0.0.1", 40000), ("127.0.0.1", 6667)
+    decision = decide(1001, b"alice", *ends, system, wishes, uids.get, lambda host, port: None)
+    assert decision.answer == b"alice"
+
+
+def test_an_interface_whose_name_is_another_ones_number(needs_root: None) -> None:
+    """A scope is an interface's name before it is a number, or a link-local query is about another interface."""
+    program("ip")
+    found: list[tuple[int, int]] = []
+
+    def in_a_namespace_of_its_own() -> None:
+        _checked(_libc.unshare(CLONE_NEWNET))
+        run("ip", "link", "add", "name", "1", "type", "bridge")  # 1 is lo's number
+        found.append((pack("fe80::1%1")[1], socket.if_nametoindex("1")))
+
+    thread = threading.Thread(target=in_a_namespace_of_its_own)
+    thread.start()
+    thread.join()
+    assert found
+    assert found[0][0] == found[0][1]
+
+
+class _Far:
+    """A transport that keeps what it is told."""
+
+    host, port, disconnecting = "127.0.0.1", 1, False
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def getHost(self) -> _Far:
+        return self
+
+    getPeer = getHost
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def loseConnection(self) -> None:
+        self.disconnecting = True
+
+
+def test_a_lookup_that_somebody_cancels() -> None:
+    """A handler whose future is cancelled answers, where it would leave its client waiting for ever."""
+
+    class Cancelled(IdentServer):
+        def lookup(self, serverAddress: Any, clientAddress: Any) -> Any:
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            return future
+
+        def lookupFailed(self, error: BaseException) -> None:
+            """Not worth a line here."""
+
+    async def ask() -> _Far:
+        far, server = _Far(), Cancelled()
+        server.makeConnection(far)
+        server.dataReceived(b"1,2\r\n")
+        for _ in range(9):
+            await asyncio.sleep(0)
+        return far
+
+    far = asyncio.run(ask())
+    assert far.written == b"1,2:ERROR:UNKNOWN-ERROR\r\n"
+    assert far.disconnecting
+
+
+def test_a_job_that_is_parked_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose owner's last stuck one ends while it is being parked is done all the same."""
+    loop = asyncio.new_event_loop()
+    workers = identd.Workers(loop, lambda what: None)
+    has_room = workers._has_room
+    asked: list[int] = []
+
+    def ends_just_then(uid: int) -> bool:
+        asked.append(uid)
+        return has_room(uid) if len(asked) > 1 else False
+
+    monkeypatch.setattr(workers, "_has_room", ends_just_then)
+    monkeypatch.setattr(workers, "_watch", lambda: None)  # it ran before, and found nothing to look after
+    pending = identd.Pending()
+    pending.timer = loop.call_later(5, loop.stop)
+    done: list[Any] = []
+
+    def take(result: Any) -> None:
+        done.append(result)
+        loop.stop()
+
+    pending.addCallbacks(take, take)
+    workers.call(1, pending, lambda: "done", ())
+    loop.run_forever()
+    loop.close()
+    assert done == ["done"]
+
+
+def test_clients_that_pipeline_without_end(tmp_path: Path) -> None:
+    """The queries of one client that are answered in one go are few, so that the others get their turn."""
+    log, greedy, queries = tmp_path / "log", 8, 2048 // 4
+    with log.open("wb") as stderr, warming(
+        "--multi-query", "--nosyslog", "-C", os.devnull, stderr=stderr
+    ) as warm, contextlib.ExitStack() as stack:
+        warm.process.send_signal(signal.SIGSTOP)
+        clients = [stack.enter_context(warm.call()) for _ in range(greedy)]
+        for client in clients:
+            client.sendall(b"1,1\n" * queries)
+        honest = stack.enter_context(warm.call())
+        honest.sendall(b"2,2\r\n")
+        warm.process.send_signal(signal.SIGCONT)
+        assert honest.recv(100) == b"2,2:ERROR:NO-USER\r\n"
+        for client in clients:
+            client.shutdown(socket.SHUT_WR)
+            assert everything(client) == b"1,1:ERROR:NO-USER\r\n" * queries
+    told = [line.partition(" was told ")[2] for line in log.read_text().splitlines()]
+    before = told[: next(i for i, line in enumerate(told) if line.startswith("2,2:"))]
+    # All the greedy ones were there before it, and each had one turn of 128 octets at the most.
+    assert sum(line.startswith("1,1:") for line in before) <= greedy * 128 // 4
+
+
+def test_a_file_that_is_swapped_while_it_is_checked(needs_root: None, tmp_path: Path) -> None:
+    """--check does not wait on a FIFO that a user puts in place of the file that it has just read."""
+    program("useradd")
+    needs_an_interpreter_for_all()
+    swap = (
+        "import os\nfrom lookup import wishes\nread = wishes.read\n"
+        "def swapping(*arguments):\n"
+        "    found = read(*arguments)\n"
+        "    os.remove(found.path); os.mkfifo(found.path)\n"
+        "    return found\n"
+        "wishes.read = swapping"
+    )
+    with resident() as user, system_file("") as path:
+        user.write("global { hide }")
+        said = by_hand(b"", "-C", str(path), "--check", "--user", user.name, command=driver(tmp_path, swap))
+    assert f"user     {user.file}" in said.stdout.decode()
+
+
+def test_an_interpreter_that_is_closed_to_nobody(tmp_path: Path) -> None:
+    """What can't be imported, once root is given up, is told on one line and not in a traceback."""
+    said = by_hand(b"", "-i", "-p", str(free_port()), "-C", os.devnull,
+                   command=driver(tmp_path, "sys.modules['asyncio'] = None"))  # fmt: skip
+    assert said.status == identd.EXIT_FAILED
+    assert re.fullmatch(r"identd: .*asyncio.*\n", said.stderr)

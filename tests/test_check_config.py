@@ -1,0 +1,183 @@
+"""Does --check list what is wrong with the system file and with a user's?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conftest import program, skip
+from residents import AS_NOBODY, Resident, needs_an_interpreter_for_all, resident, system_file
+from single_shot import COMMAND, PATIENCE
+
+import identd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def checked(*options: str, **popen: Any) -> tuple[list[str], str, int]:
+    """Run --check, which never ends in a traceback; return its lines, standard error and exit status."""
+    done = subprocess.run(
+        [*COMMAND, "--check", *options],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False, **popen,
+    )  # fmt: skip
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stdout.splitlines(), done.stderr, done.returncode
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A system file without a fault."""
+    path = tmp_path / "oidentd.conf"
+    path.write_text("default { default { allow hide } }")
+    return path
+
+
+@pytest.fixture(scope="module")
+def alice() -> Iterator[Resident]:
+    """A user with a home."""
+    if os.geteuid() != 0:
+        skip("needs root")
+    program("useradd")
+    needs_an_interpreter_for_all()
+    with resident() as user:
+        yield user
+
+
+def test_a_file_without_fault(config: Path) -> None:
+    """The file is named, nothing is wrong, the answer is true: status 0."""
+    lines, stderr, status = checked("-C", str(config))
+    assert (stderr, status) == ("", 0)
+    assert f"system   {config}" in lines
+    assert "the answer is true" in lines
+    assert not any(line.startswith(("error", "warning")) for line in lines)
+
+
+NOTICES = {
+    "a cancelled force": ("default { default { force hide\nallow spoof } }", "2:1", "cancels the force"),
+    "a force after others": ("default { default { allow hide\nforce hide } }", "2:1", "makes the lines above it"),
+    "no end of a comment": ("default { default { allow hide } }\n/* and", "2:1", "this comment has no end"),
+    "a second default": (
+        "default { default { allow hide } }\ndefault { default { allow hide } }", "2:1", "a second default block",
+    ),
+    "a default too late": (
+        "user root { default { allow hide } }\ndefault { default { allow spoof } }", "2:1", "inherit nothing",
+    ),
+    "no spoof": ("user root { default { allow spoof_all } }", "1:23", "nothing without the capability spoof"),
+    "a forced spoof": ("default { default { force spoof } }", "1:21", "the login name is forced"),
+    "an overridden range": ("default {\nfport 1 { allow hide }\ndefault { allow hide } }", "2:1", "never applies"),
+    "a reply too odd": ('default { default { force reply "a\\r" } }', "1:33", "never sent"),
+    "a comma": ('default { default { force reply "a" , "b" } }', "1:37", "one more reply"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "place", "expected"), NOTICES.values(), ids=NOTICES.keys())
+def test_a_warning(config: Path, text: str, place: str, expected: str) -> None:
+    """What is surely not meant is named with line and column, and is no error."""
+    config.write_text(text)
+    lines, stderr, status = checked("-C", str(config))
+    assert (stderr, status) == ("", 0)
+    (warning,) = [line for line in lines if line.startswith("warning: ")]
+    assert expected in warning
+    assert warning.startswith(f"warning: {config}:{place}: ")
+
+
+ERRORS = {
+    "an unknown word": ("default {\n default { alow hide } }", "2:12: allow, deny or force expected, not alow"),
+    "the end too soon": ("default { default { allow hide }", "1:33: "),
+    "an empty block": ("default { }", "1:11: "),
+    "an unknown user": ('user "identd-none" { default { allow hide } }', "1:6: a login name or a uid expected"),
+    "a user twice": ("user 0 { default { allow hide } }\nuser root { default { allow hide } }", "2:6: one block for"),
+    "an open string": ('default { default { force reply "x } }', "1:33: a closing quote expected"),
+    "a host that is none": ("default { to 1.2.3.4/33 { allow hide } }", "1:14: a number of bits"),
+    "a port that is none": ("default { fport 0 { allow hide } }", "1:17: a port from 1 to 65535"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), ERRORS.values(), ids=ERRORS.keys())
+def test_an_error(config: Path, text: str, expected: str) -> None:
+    """What can't be obeyed is named with place and what was expected: status 1, though the rest is shown."""
+    config.write_text(text)
+    lines, stderr, status = checked("-C", str(config))
+    assert (stderr, status) == ("", 1)
+    assert any(line.startswith(f"error: {config}:{expected}") for line in lines), lines
+    assert "the answer is true" in lines
+
+
+def test_a_file_that_is_missing(config: Path) -> None:
+    """A file that was named must be there."""
+    config.unlink()
+    lines, _, status = checked("-C", str(config))
+    assert status == 1
+    assert f"error: {config}: no such file" in lines
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    """A directory in the file's place is an error with the system's reason."""
+    lines, _, status = checked("-C", str(tmp_path))
+    assert status == 1
+    assert f"error: {tmp_path}: Is a directory" in lines
+
+
+def test_a_file_that_may_not_be_read(needs_root: None) -> None:
+    """A file that identd may not read is an error, whoever else may."""
+    needs_an_interpreter_for_all()
+    with system_file("") as path:
+        path.chmod(0o600)
+        lines, _, status = checked("-C", str(path), **AS_NOBODY)
+    assert status == 1
+    assert f"error: {path}: Permission denied" in lines
+
+
+def test_no_default_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The default file may be missing: nobody may do anything, and that is no error."""
+    monkeypatch.setattr(identd, "CONFIG", str(tmp_path / "none"))
+    assert identd.check_files(identd.parse(["--check"]))
+    assert f"no {tmp_path}/none: nobody may do anything" in capsys.readouterr().out
+
+
+def test_a_users_file(alice: Resident, config: Path) -> None:
+    """The file that counts is named, and what is odd in it; the answer is still checked, as whoever runs the check."""
+    alice.write('fport 1 { hide }\nglobal { reply "a" , "b" }')
+    lines, stderr, status = checked("-C", str(config), "--user", alice.name)
+    assert (stderr, status) == ("", 0)
+    assert f"user     {alice.file}" in lines
+    assert [line.partition(": ")[2].split(": ")[0] for line in lines if line.startswith("warning")] == [
+        f"{alice.file}:2:20", f"{alice.file}:1:1",
+    ]  # fmt: skip
+    assert "the answer is true" in lines
+
+
+def test_a_users_file_with_an_error(alice: Resident, config: Path) -> None:
+    """Line, column, what was expected: status 1."""
+    alice.write("global {\n hidde }")
+    lines, stderr, status = checked("-C", str(config), "--user", alice.name)
+    assert (stderr, status) == ("", 1)
+    assert [line for line in lines if f"{alice.file}:2:2: hide, random" in line and line.startswith("error: ")]
+
+
+def test_a_user_without_a_file(alice: Resident, config: Path) -> None:
+    """It says where it looked, and that is no error."""
+    alice.file.unlink(missing_ok=True)
+    lines, stderr, status = checked("-C", str(config), "--user", alice.name)
+    assert (stderr, status) == ("", 0)
+    assert f"file     {alice.file}: No such file or directory" in lines
+    assert "user     no file that counts" in lines
+
+
+def test_a_users_file_that_nobody_may_read(alice: Resident, config: Path) -> None:
+    """As root, the file is read as its owner would; that identd as nobody can't is worth a warning."""
+    alice.write("global { hide }").chmod(0o600)
+    lines, stderr, status = checked("-C", str(config), "--user", alice.name)
+    assert (stderr, status) == ("", 0)
+    assert f"user     {alice.file}" in lines
+    assert any(line.startswith("warning: ") and f"chmod o+r {alice.file}" in line for line in lines)
+
+
+def test_an_unknown_user(config: Path) -> None:
+    """Somebody who is not there is a bad option: one line, status 2."""
+    _, stderr, status = checked("-C", str(config), "--user", "identd-none")
+    assert (stderr, status) == ("identd: no such user: identd-none\n", 2)

@@ -1,0 +1,115 @@
+"""Which connection is meant?  Addresses as text and as octets, and what is known of an owner."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+import pytest
+from conftest import connect
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lookup.connection import TCP_STATES, Owner, pack, the_only, unpack
+from lookup.errors import IdentError, NoUser
+
+LOOPBACK_INDEX = socket.if_nametoindex("lo")
+
+
+@pytest.mark.parametrize(
+    ("host", "packed"),
+    [
+        ("127.0.0.1", (b"\x7f\0\0\1", 0)),
+        ("0.0.0.0", (bytes(4), 0)),
+        ("255.255.255.255", (b"\xff" * 4, 0)),
+        ("::", (bytes(16), 0)),
+        ("::1", (bytes(15) + b"\1", 0)),
+        ("::1%0", (bytes(15) + b"\1", 0)),
+        ("2001:DB8::1", (b"\x20\x01\x0d\xb8" + bytes(11) + b"\1", 0)),
+        ("fe80::1%lo", (b"\xfe\x80" + bytes(13) + b"\1", LOOPBACK_INDEX)),
+        ("fe80::1%7", (b"\xfe\x80" + bytes(13) + b"\1", 7)),
+        ("fe80::1%4294967295", (b"\xfe\x80" + bytes(13) + b"\1", 4294967295)),
+        ("::ffff:10.0.0.1", (b"\x0a\0\0\1", 0)),
+        ("::FFFF:a00:1", (b"\x0a\0\0\1", 0)),
+        ("::ffff:10.0.0.1%lo", (b"\x0a\0\0\1", 0)),
+        ("::10.0.0.1", (bytes(12) + b"\x0a\0\0\1", 0)),
+        ("64:ff9b::10.0.0.1", (b"\0\x64\xff\x9b" + bytes(8) + b"\x0a\0\0\1", 0)),
+    ],
+)
+def test_pack(host: str, packed: tuple[bytes, int]) -> None:
+    """An address becomes its octets and interface index; an IPv4-mapped one is IPv4, its neighbours are not."""
+    assert pack(host) == packed
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "", " ", "localhost", "1.2.3", "1.2.3.4.5", "1.2.3.256", "01.2.3.4x", "1.2.3.4 ", "1.2.3.4%lo", "1.2.3.4%",
+        "1:2", ":::", "::g", "[::1]", "::1/128", "fe80::1%", "fe80::1%no-such-device", "fe80::1%lo%lo", "fe80::1%-1",
+        "fe80::1%4294967296", "fe80::1%" + 5000 * "1", "fe80::1%\u0662", "\uff11.2.3.4",
+        "1.2.3.4\0", "::1\0", "fe80::1%lo\0", "\udcff", "::\udcff", "fe80::1%\udcff",
+    ],
+)  # fmt: skip
+def test_what_is_no_address(host: str) -> None:
+    """Any other text is a ValueError."""
+    with pytest.raises(ValueError):
+        pack(host)
+
+
+@given(st.text() | st.text("0123456789abcdef:.%lo", max_size=30))
+def test_any_text_is_an_address_or_a_value_error(host: str) -> None:
+    """No text whatsoever raises anything else, and what is an address has octets that fit in a request."""
+    try:
+        packed, interface = pack(host)
+    except ValueError:
+        return
+    assert len(packed) in (4, 16)
+    assert 0 <= interface <= 0xFFFFFFFF
+
+
+@given(st.ip_addresses(v=4) | st.ip_addresses(v=6))
+def test_unpack_is_the_inverse_of_pack(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    """Octets become the address that they came from, an IPv4-mapped one its IPv4 address."""
+    mapped = getattr(address, "ipv4_mapped", None)
+    assert ipaddress.ip_address(unpack(pack(str(address))[0])) == (mapped or address)
+    assert ipaddress.ip_address(unpack(address.packed)) == (mapped or address)
+
+
+def owner(uid: int, inode: int = 1, host: str = "10.0.0.1") -> Owner:
+    """Return somebody's connection."""
+    return Owner(uid, inode, "ESTABLISHED", (host, 51234), ("fe80::9", 6667), "sock_diag")
+
+
+def test_an_owner_shows_everything() -> None:
+    """What stands in the log of a candidate: both ends, its state, uid, inode and source."""
+    assert repr(owner(1000, 77)) == "10.0.0.1:51234 [fe80::9]:6667 ESTABLISHED uid 1000 inode 77 (sock_diag)"
+
+
+def test_the_only_owner() -> None:
+    """One socket, or several of one user, have an owner; it is one of them."""
+    one, two = owner(1000, 1), owner(1000, 2)
+    assert the_only([one], "1,2") is one
+    assert the_only([one, two], "1,2") in (one, two)
+
+
+def test_owners_who_differ() -> None:
+    """Sockets of two users have none; the detail names the question and each candidate."""
+    candidates = [owner(1000, 1), owner(0, 2, "10.0.0.3"), owner(1000, 3)]
+    with pytest.raises(IdentError) as ambiguous:
+        the_only(candidates, "51234,6667")
+    assert not isinstance(ambiguous.value, NoUser)
+    assert ambiguous.value.uid is None
+    assert "51234,6667" in ambiguous.value.detail
+    for candidate in candidates:
+        assert repr(candidate) in ambiguous.value.detail
+
+
+def test_the_states_are_the_kernels() -> None:
+    """A real socket's state, as the kernel numbers it, has the name that the kernel's headers give it."""
+    with connect() as pair, socket.socket() as unused:
+        states = [
+            TCP_STATES[one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]]
+            for one in (unused, pair.listener, pair.client)
+        ]
+    assert states == ["CLOSE", "LISTEN", "ESTABLISHED"]
+    assert (TCP_STATES[6], TCP_STATES[8], TCP_STATES[13]) == ("TIME_WAIT", "CLOSE_WAIT", "BOUND_INACTIVE")

@@ -1,0 +1,271 @@
+"""Do the command lines that start oidentd start identd, and as what they mean?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from conftest import Pair, connect, skip
+from hosts import until
+from installed import free_port
+from residents import AS_NOBODY, NOBODY, needs_an_interpreter_for_all, system_file
+from single_shot import COMMAND, PATIENCE, by_hand, ending, handler, me
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Where Debian's package has its units.
+UNITS = Path("/lib/systemd/system")
+
+
+def exec_start(unit: str) -> str:
+    """Return the shell command of one of Debian's units for oidentd, identd in its place."""
+    path = UNITS / unit
+    if not path.exists():
+        skip("needs the package oidentd, for its units")
+    text = path.read_text().replace("\\\n", "")
+    found = re.search(r'^ExecStart=/bin/sh -c "(.*)"$', text, re.MULTILINE)
+    assert found is not None
+    assert found[1].count("/usr/sbin/oidentd") == 1
+    return found[1].replace("/usr/sbin/oidentd", " ".join(COMMAND)).replace('\\"', '"')
+
+
+def of_default(options: str) -> dict[str, str]:
+    """Return the environment that the unit makes of /etc/default/oidentd."""
+    # No route to a gateway of this host's is asked for: what ip(8) prints is no matter of identd's.
+    names = {"OIDENT_USER": "nobody", "OIDENT_GROUP": "nogroup", "OIDENT_BEHIND_PROXY": "no"}
+    return {**os.environ, **names, "OIDENT_OPTIONS": options}
+
+
+def listener_of(port: int) -> psutil.Process | None:
+    """Return the process that listens on a port."""
+    for found in psutil.net_connections("tcp"):
+        if found.laddr and found.laddr.port == port and found.status == psutil.CONN_LISTEN and found.pid:
+            return psutil.Process(found.pid)
+    return None
+
+
+@contextlib.contextmanager
+def gone_to_the_background(port: int) -> Iterator[psutil.Process]:
+    """The daemon that listens on a port of ours; it is ended afterwards, as systemd would."""
+    daemon = listener_of(port)
+    assert daemon is not None, "nobody listens, although the command has ended well"
+    try:
+        yield daemon
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        until(lambda: not daemon.is_running() or daemon.status() == psutil.STATUS_ZOMBIE)
+        assert listener_of(port) is None
+
+
+def started(*options: str, **popen: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command that is to go to the background, with standard input as a boot script has it."""
+    popen.setdefault("stderr", subprocess.PIPE)
+    return subprocess.run(
+        [*COMMAND, *options],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=False, **popen,
+    )  # fmt: skip
+
+
+def ask(port: int, query: bytes) -> bytes:
+    """Ask a daemon on loopback."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        client.sendall(query + b"\r\n")
+        return b"".join(iter(lambda: client.recv(4096), b""))
+
+
+@pytest.fixture
+def quietly() -> Iterator[tuple[str, ...]]:
+    """Options of a daemon on a port of its own, under a system file that allows nothing."""
+    with system_file("") as path:
+        yield ("-a", "127.0.0.1", "-p", str(free_port()), "-C", str(path))
+
+
+def port_of(options: tuple[str, ...]) -> int:
+    """Return the port in them."""
+    return int(options[options.index("-p") + 1])
+
+
+def test_the_unit_for_a_daemon(needs_root: None, pair: Pair, tmp_path: Path) -> None:
+    """Debian's oidentd.service, Type=forking: the command ends with 0, the daemon answers as nobody, logs to fd 2."""
+    needs_an_interpreter_for_all()
+    command = exec_start("oidentd.service")
+    port = free_port()
+    with system_file("") as path, open(tmp_path / "log", "wb") as log:
+        done = subprocess.run(
+            ["/bin/sh", "-c", command], env=of_default(f"-mf -l 10 -a 127.0.0.1 -p {port} -C {path} -P 192.0.2.1"),
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        text = (tmp_path / "log").read_text()
+        assert done.returncode == 0, text
+        with gone_to_the_background(port) as daemon:
+            assert ask(port, pair.query) == b"%b:USERID:UNIX:%b\r\n" % (pair.query, me().encode())
+            assert (tuple(daemon.uids()), tuple(daemon.gids())) == ((NOBODY,) * 3, (NOBODY,) * 3)
+            assert os.getsid(daemon.pid) == daemon.pid
+            assert daemon.cwd() == "/"
+            assert [os.readlink(f"/proc/{daemon.pid}/fd/{fd}") for fd in (0, 1)] == ["/dev/null"] * 2
+            assert os.readlink(f"/proc/{daemon.pid}/fd/2") == str(tmp_path / "log")
+    text = (tmp_path / "log").read_text()
+    for option in ("--masquerade", "--forward", "--proxy"):
+        assert f"{option} has no meaning here and is ignored" in text
+    assert "was told" in text
+
+
+def test_the_unit_for_a_connection(needs_root: None, pair: Pair) -> None:
+    """Debian's oidentd@.service: one connection on descriptor 0, one reply, as the user that it names."""
+    needs_an_interpreter_for_all()
+    command = ["/bin/sh", "-c", exec_start("oidentd@.service")]
+    environment = of_default("-mf -l 10 -P 192.0.2.1 -C /dev/null")
+    with handler(command=command, env=environment) as served:
+        assert served.ask(pair.query + b"\r\n") == b"%b:USERID:UNIX:%b\r\n" % (pair.query, me().encode())
+        log = served.log()
+        assert served.status() == 0
+    assert log.count("has no meaning here") == 3
+
+
+def test_the_daemon_stays(quietly: tuple[str, ...], pair: Pair) -> None:
+    """It answers again and again, without -S it holds none of the caller's descriptors, and its limits hold."""
+    port = port_of(quietly)
+    done = started(*quietly, "-l", "7")
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+    with gone_to_the_background(port) as daemon:
+        assert os.readlink(f"/proc/{daemon.pid}/fd/2") == "/dev/null"
+        for _ in range(3):
+            assert ask(port, pair.query).startswith(pair.query + b":USERID:UNIX:")
+        assert daemon.pid != os.getpid()
+        assert daemon.is_running()
+
+
+def test_the_daemon_never_idles_out(quietly: tuple[str, ...]) -> None:
+    """Unless --idle says so, which then ends it."""
+    port = port_of(quietly)
+    assert started(*quietly, "--idle", "0.05").returncode == 0
+    until(lambda: listener_of(port) is None)
+
+
+def test_the_daemon_rereads_a_relative_file(pair: Pair) -> None:
+    """A -C that is relative to where it was started still counts after it has gone to /."""
+    with system_file('default { default { force reply "one" } }') as path:
+        port = free_port()
+        assert started("-p", str(port), "-a", "127.0.0.1", "-C", path.name, cwd=path.parent).returncode == 0
+        with gone_to_the_background(port) as daemon:
+            assert ask(port, pair.query).endswith(b":one\r\n")
+            path.write_text('default { default { force reply "two" } }')
+            daemon.send_signal(signal.SIGHUP)
+            until(lambda: ask(port, pair.query).endswith(b":two\r\n"))
+
+
+def test_a_port_that_is_taken(quietly: tuple[str, ...]) -> None:
+    """Whoever started it gets the error: one line, status 1, and no daemon."""
+    with connect() as taken:
+        port = taken.listener.getsockname()[1]
+        done = started(*quietly, "-p", str(port))
+    assert done.returncode == 1
+    assert f"127.0.0.1 port {port}: Address already in use" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_file_that_is_broken(quietly: tuple[str, ...], tmp_path: Path) -> None:
+    """So it is with a system file that is missing or broken: refused with status 1."""
+    done = started(*quietly, "-C", str(tmp_path / "none"))
+    assert (done.stderr, done.returncode) == (f"identd: {tmp_path}/none: no such file\n", 1)
+    (tmp_path / "broken").write_text("default { default { alow } }")
+    done = started(*quietly, "-C", str(tmp_path / "broken"))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"identd: {tmp_path}/broken:1:21: ")
+    assert listener_of(port_of(quietly)) is None
+
+
+def test_a_user_that_is_none(needs_root: None, quietly: tuple[str, ...]) -> None:
+    """A -u or -g that is nobody's: status 2."""
+    for option in ("-u", "-g"):
+        done = started(*quietly, option, "identd-none")
+        assert done.returncode == 2 and "identd-none" in done.stderr
+
+
+def test_a_user_without_root(needs_root: None, quietly: tuple[str, ...]) -> None:
+    """Who may not become -u gets status 1, as from oidentd."""
+    needs_an_interpreter_for_all()
+    done = started(*quietly, "-u", "nobody", **AS_NOBODY)
+    assert done.returncode == 1 and "Operation not permitted" in done.stderr
+
+
+def test_no_listener_option(pair: Pair) -> None:
+    """Without an option about listening, it reads queries from what is no socket; and with -I in any case."""
+    query = pair.query + b"\n"
+    named = b"%b:USERID:UNIX:%b\r\n" % (pair.query, me().encode())
+    assert by_hand(query, "-q").stdout == named
+    for options in (("-I", "-p", "1"), ("-iI",), ("-IS", "-l", "10"), ("--stdio", "--address", "127.0.0.1")):
+        assert by_hand(query, *options).stdout == named
+
+
+@pytest.mark.parametrize("options", [("-I",), ("-IS", "-mf", "-l", "10"), ("-iI",)])
+def test_stdio_with_a_listening_socket(pair: Pair, options: tuple[str, ...]) -> None:
+    """-I on a listening socket serves it, as inetd's wait has it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        process = subprocess.Popen(
+            [*COMMAND, *options, "-C", "/dev/null"], stdin=listener.fileno(), stderr=subprocess.PIPE
+        )
+    with ending(process):
+        assert ask(port, pair.query).startswith(pair.query + b":USERID:")
+        assert ask(port, pair.query).startswith(pair.query + b":USERID:")
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-m",), ("-f",), ("-f1245",), ("-mf",), ("-mf1245",), ("-M",), ("-P", "192.0.2.1"), ("-P192.0.2.1",),
+        ("--masquerade",), ("--masquerade-first",), ("--masquerade-f",), ("--forward",), ("--forward=1245",),
+        ("--forwa",), ("--proxy", "192.0.2.1"), ("--prox=192.0.2.1",), ("-fident",), ("-f", "1245"),
+        ("-mMf", "-P", "a", "-P", "b"),
+    ],
+)  # fmt: skip
+def test_what_has_no_meaning(pair: Pair, options: tuple[str, ...]) -> None:
+    """Options for gateways are taken with a warning in the log, even a quiet one, and change no reply."""
+    if "-fident" in options:
+        try:
+            socket.getservbyname("ident", "tcp")
+        except OSError:
+            skip("needs /etc/services")
+    with handler("-Sq", *options) as served:
+        assert served.ask(pair.query + b"\r\n") == b"%b:USERID:UNIX:%b\r\n" % (pair.query, me().encode())
+        log = served.log()
+        assert served.status() == 0
+    assert log and all("has no meaning here and is ignored" in line for line in log.splitlines())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("-fm",), ("-f0",), ("-f65536",), ("--forward=m",), ("--mas",), ("-P",), ("-dq",), ("-q", "--debug"), ("-l", "0"),
+     ("-p", "0")],
+)  # fmt: skip
+def test_what_oidentd_refuses(options: tuple[str, ...]) -> None:
+    """A port that is none, a prefix of two names, quiet and debug at once: one line, status 2."""
+    said = by_hand(b"1,1\n", *options)
+    assert (said.stdout, said.status) == (b"", 2)
+    assert said.stderr.count("\n") == 1 and len(said.stderr) > 20
+
+
+def test_the_last_one_counts(pair: Pair) -> None:
+    """Of a repeated option the last counts, operands count for nothing; only -a adds up."""
+    with system_file("") as path:
+        port, other = free_port(), free_port()
+        options = ("-a", "127.0.0.1", "-a", "127.0.0.2", "-p", str(other), "-p", str(port), "-C", "/nonexistent")
+        assert started(*options, "-C", str(path), "extra").returncode == 0
+        with gone_to_the_background(port):
+            assert listener_of(other) is None
+            assert ask(port, pair.query).startswith(pair.query)
+            with socket.create_connection(("127.0.0.2", port), PATIENCE) as client:
+                client.sendall(b"1,1\r\n")
+                assert client.recv(100) == b"1,1:ERROR:NO-USER\r\n"

@@ -1,0 +1,403 @@
+"""What does another ident server say of this connection?  Asked of real servers on loopback, good ones and others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import program, skip
+from hosts import Person, Town
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from oidentd import SYSTEM, World
+
+from lookup import forward
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Address = tuple[str, int]
+
+#: Seconds that nothing here takes unless something hangs.
+HANGS = 30
+
+#: What stands before the user id.
+HEAD = b"6193,23:USERID:UNIX:"
+
+
+class Server:
+    """A server that does something with each connection. ``queries``: what it was asked; ``address``: where."""
+
+    def __init__(self, serve: Callable[[socket.socket], object], host: str = "127.0.0.1") -> None:
+        self.queries: list[bytes] = []
+        self._serve = serve
+        self._listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._listener.bind((host, 0))
+        self._listener.listen()
+        self.address: Address = host, self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            with connection:
+                connection.settimeout(HANGS)
+                query = b""
+                # Who asked may be gone before everything is said.
+                with contextlib.suppress(OSError):
+                    while not query.endswith(b"\n") and (more := connection.recv(100)):
+                        query += more
+                    if query == b"stop\n":
+                        return
+                    self.queries.append(query)
+                    self._serve(connection)
+
+    def ask(self) -> bytes | None:
+        return forward.ask(*self.address, 6193, 23)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with socket.create_connection(self.address) as connection:
+            connection.sendall(b"stop\n")
+        self._thread.join(HANGS)
+        self._listener.close()
+        assert not self._thread.is_alive()
+
+
+def saying(*parts: bytes, pause: float = 0.0) -> Callable[[socket.socket], None]:
+    """Return what a server does that sends the parts of an answer one by one, and closes."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(pause)
+
+    return serve
+
+
+def until_gone(connection: socket.socket) -> None:
+    """Wait until the other end closes."""
+    while connection.recv(100):
+        pass
+
+
+def octets(line: bytes) -> list[bytes]:
+    """Return a line octet by octet."""
+    return [line[at : at + 1] for at in range(len(line))]
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the deadline pass soon."""
+    monkeypatch.setattr(forward, "FORWARD_SECONDS", 0.2)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.7.7.7", "::1"])
+def test_a_good_answer(host: str) -> None:
+    """The query is one line with our ports, and the answer's user id comes back, from IPv4 and IPv6."""
+    try:
+        server = Server(saying(HEAD + b"alice\r\n"), host)
+    except OSError:
+        skip(f"needs the address {host}")
+        raise
+    with server:
+        assert server.ask() == b"alice"
+    assert server.queries == [b"6193,23\r\n"]
+
+
+def test_it_does_not_wait_for_the_end() -> None:
+    """A line is enough: a server may keep its connection open."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(HEAD + b"alice\r\n")
+        until_gone(connection)
+
+    with Server(serve) as server:
+        assert server.ask() == b"alice"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (HEAD + b"alice\n", b"alice"),
+        (HEAD + b"alice", b"alice"),
+        (HEAD + b"alice\r\nmore\r\n", b"alice"),
+        (HEAD + b"alice\r\n" + HEAD + b"bob\r\n", b"alice"),
+        (b" \t6193 , 23 : USERID\t: UNIX , UTF-8 : alice \r\n", b"alice"),
+        (b"0,99999:USERID:OTHER:alice\r\n", b"alice"),
+        (HEAD + b"two words\r\n", b"two"),
+        (HEAD + b"a:b:c\r\n", b"a:b:c"),
+        (HEAD + b":\r\n", b":"),
+        (HEAD + b"\x01\x7f\xff\xc3\xa9\r\n", b"\x01\x7f\xff\xc3\xa9"),
+        (HEAD + b"ali\rce\r\n", b"ali"),
+        (HEAD + b"ali\vce\r\n", b"ali"),
+        (HEAD + b"ali\fce\r\n", b"ali"),
+        (HEAD + b"x" * 600 + b"\r\n", b"x" * 600),
+        (HEAD + b"bob" + b" " * 5000 + b"\r\n", b"bob"),
+        (b"6193,23:USERID:U\0X:alice\r\n", b"alice"),
+    ],
+)
+def test_other_good_answers(answer: bytes, expected: bytes) -> None:
+    """Blanks stand anywhere, the ports and the system are any, a blank ends the name, the end ends the line."""
+    with Server(saying(answer)) as server:
+        assert server.ask() == expected
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\r\n",
+        b"\r\n" + HEAD + b"alice\r\n",
+        b"6193,23:ERROR:NO-USER\r\n",
+        b"6193,23:ERROR:HIDDEN-USER\r\n",
+        b"6193,23:userid:UNIX:alice\r\n",
+        b"6193,23:USERID:UNIX:\r\n",
+        b"6193,23:USERID:UNIX: \t\r\n",
+        b"6193,23:USERID::alice\r\n",
+        b"6193,23:USERID: :alice\r\n",
+        b"6193,23:USERID:alice\r\n",
+        b"6193:USERID:UNIX:alice\r\n",
+        b"6193,:USERID:UNIX:alice\r\n",
+        b"-1,23:USERID:UNIX:alice\r\n",
+        b"alice\r\n",
+        HEAD + b"\0\r\n",
+        HEAD + b"ali\0ce\r\n",
+        HEAD + b"alice\0\r\n",
+        HEAD[:10],
+        HEAD,
+        b"\xff\xfe\x00" * 100,
+        b"HTTP/1.0 400 Bad Request\r\n\r\n",
+        b"1" * 100000,
+        b"1,2:USERID:" + b"U" * 100000 + b":alice\r\n",
+        b" " * 2000 + HEAD + b"alice\r\n",
+    ],
+)
+def test_no_answer(answer: bytes) -> None:
+    """Errors, garbage, half a line, an endless one, a name with a NUL: nobody is named."""
+    with Server(saying(answer)) as server:
+        assert server.ask() is None
+
+
+def test_a_huge_user_id() -> None:
+    """Of an endless name comes back what fits into a line, which is more than a reply may hold."""
+    with Server(saying(HEAD + b"x" * 1_000_000)) as server:
+        assert server.ask() == b"x" * (forward.MAX_LINE - len(HEAD))
+
+
+def test_an_answer_in_pieces() -> None:
+    """A server may send octet by octet, as long as it comes to an end in time."""
+    with Server(saying(*octets(HEAD + b"alice\r\n"), pause=0.001)) as server:
+        assert server.ask() == b"alice"
+
+
+def test_a_slow_answer(hasty: None) -> None:
+    """The deadline is one for the whole answer: octets that trickle in do not put it off, and half a name is none."""
+    answer = [HEAD + b"a", *octets(b"lice" * 200)]
+    heard = []
+
+    def serve(connection: socket.socket) -> None:
+        for part in answer:
+            connection.sendall(part)
+            heard.append(part)
+            time.sleep(0.02)
+
+    with Server(serve) as server:
+        assert server.ask() is None
+    assert 0 < len(heard) < len(answer)
+
+
+def test_a_silent_server(hasty: None) -> None:
+    """A server that says nothing is left at the deadline."""
+    with Server(until_gone) as server:
+        assert server.ask() is None
+    assert server.queries == [b"6193,23\r\n"]
+
+
+def test_half_an_answer_and_silence(hasty: None) -> None:
+    """A line without its end is none while more may come."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(HEAD + b"ali")
+        until_gone(connection)
+
+    with Server(serve) as server:
+        assert server.ask() is None
+
+
+def test_a_deadline_that_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no time left after the first part, the rest is not waited for, and half a name is none."""
+    times = iter([0.0, 1.0, 1e9])
+    monkeypatch.setattr(forward, "time", SimpleNamespace(monotonic=lambda: next(times)))
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(HEAD + b"ali")
+        until_gone(connection)
+
+    with Server(serve) as server:
+        assert server.ask() is None
+    assert list(times) == []
+
+
+def test_a_reset() -> None:
+    """A server that resets the connection names nobody, even if it began to."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(HEAD + b"ali")
+        time.sleep(0.05)
+        # SO_LINGER with no time: the close is a reset (socket(7)).
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+
+    with Server(serve) as server:
+        assert server.ask() is None
+
+
+@contextlib.contextmanager
+def nobody_listens(host: str = "127.0.0.1", backlog: int = -1) -> Iterator[Address]:
+    """Keep a port that nobody listens on, or that nobody accepts from."""
+    with socket.socket() as kept:
+        kept.bind((host, 0))
+        if backlog >= 0:
+            kept.listen(backlog)
+        yield kept.getsockname()
+
+
+def test_nobody_listens() -> None:
+    """A refused connection is no answer."""
+    with nobody_listens() as address:
+        assert forward.ask(*address, 6193, 23) is None
+
+
+def test_nobody_accepts(hasty: None) -> None:
+    """A server whose queue is full does not even answer the connection: it is left at the deadline."""
+    with nobody_listens(backlog=0) as address, contextlib.ExitStack() as stack:
+        for _ in range(4):
+            caller = stack.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(address)
+        assert forward.ask(*address, 6193, 23) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "localhost", "ident.invalid", "127.0.0.1.", "127.0.0.0/8", "fe80::1%no-device", "::1%", "*", "ü", "\udcff"],
+)
+def test_names_are_not_resolved(host: str) -> None:
+    """Only an address is asked, for a resolver would keep no deadline: localhost has a server, and it hears nothing."""
+    with Server(saying(HEAD + b"alice\r\n")) as server:
+        assert forward.ask(host, server.address[1], 6193, 23) is None
+    assert server.queries == []
+
+
+#: What a line may be made of.
+PARTS = [b"6193", b",", b"23", b":", b"USERID", b"UNIX", b"ERROR", b" ", b"\t", b"\r", b"\n", b"\0", b"bob"]
+
+ANSWERS = st.one_of(
+    st.binary(max_size=3000),
+    st.lists(st.sampled_from(PARTS), max_size=20).map(b"".join),
+    st.binary(max_size=1500).map(HEAD.__add__),
+)
+
+
+def test_any_octets() -> None:
+    """Whatever comes back: nobody, or a name that stands in it, fits on a reply line, and has no blanks."""
+    answer = b""
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(answer)
+
+    @settings(max_examples=300, deadline=None)
+    @given(ANSWERS)
+    @example(HEAD + b"x" * 1003)
+    @example(HEAD + b"x" * 1004)
+    def ask(octets: bytes) -> None:
+        nonlocal answer
+        answer = octets
+        name = server.ask()
+        if name is None:
+            return
+        assert 1 <= len(name) <= forward.MAX_LINE
+        assert not set(name) & set(b"\0\t\n\v\f\r ")
+        line = octets.partition(b"\n")[0]
+        assert name in line[: forward.MAX_LINE]
+        assert b"USERID" in line[: line.index(name)] or line.count(name) > 1
+
+    with Server(serve) as server:
+        ask()
+
+
+@pytest.fixture(scope="module")
+def town() -> Iterator[Town]:
+    """Two hosts on which nobody listens to the ident port yet."""
+    if os.geteuid() != 0:
+        skip("needs root")
+    program("ip")
+    with Town() as town:
+        yield town
+
+
+#: Runs on each of the hosts: an ident server on all of its addresses.
+SERVE = """
+import threading
+listener = socket.create_server(("", 113), family=socket.AF_INET6, dualstack_ipv6=True)
+def serve():
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(100)
+            connection.sendall(b"1,2:USERID:UNIX:somebody\\r\\n")
+threading.Thread(target=serve, daemon=True).start()
+"""
+
+#: Runs on one of them: ask the other, or itself.
+ASK = "from lookup import forward; forward.ask(host, port, 1, 2)"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [Town.HERE, Town.HERE_TOO, "127.0.0.1", "127.0.0.9", "0.0.0.0", "::1", Town.HERE_6, f"{Town.HERE_LINK}%lan"],
+)
+def test_we_do_not_ask_ourselves(town: Town, host: str) -> None:
+    """Whatever address of this host is named, nobody is asked at its ident port: we would ask again, without end."""
+    with Person(0, town.here) as person:
+        person.tell(SERVE)
+        assert person.tell("socket.create_connection((host, 113)).close()", host=host) is None
+        assert person.tell(ASK, host=host, port=113) is None
+        person.tell("listener = socket.create_server(('', 0), family=socket.AF_INET6, dualstack_ipv6=True)")
+        person.tell("threading.Thread(target=serve, daemon=True).start()")
+        port = person.tell("listener.getsockname()[1]")
+        assert person.tell(ASK, host=host, port=port) == b"somebody"
+
+
+@pytest.mark.parametrize("nonlocal_bind", [0, 1])
+@pytest.mark.parametrize("host", [Town.THERE, Town.THERE_6, f"{Town.THERE_LINK}%lan"])
+def test_other_hosts_are_asked(town: Town, host: str, nonlocal_bind: int) -> None:
+    """Another host is asked at the ident port, even where IPv4 addresses can be bound that are not ours."""
+    with Person(0, town.there) as there, Person(0, town.here) as here:
+        there.tell(SERVE)
+        setting = "/proc/sys/net/ipv4/ip_nonlocal_bind"
+        here.tell("from pathlib import Path; Path(setting).write_text(str(on))", setting=setting, on=nonlocal_bind)
+        assert here.tell(ASK, host=host, port=113) == b"somebody"
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_no_question_goes_round_in_circles() -> None:
+    """A user whose file names the ident server that reads it gets one answer, to one question: his login name."""
+    with World() as world:
+        wishes = {"alice": (None, b"global { forward 127.0.0.1 113 }")}
+        world.do("configure", b"default { default { allow forward allow spoof } }", wishes)
+        number, *ports = world.do("dial", 1001, "127.0.0.1", "127.0.0.1", 0, 6667)
+        reply, status, log = world.do("ask_fresh_warm", ["-C", SYSTEM], number, 113)
+        assert reply == b"%d,%d:USERID:UNIX:alice\r\n" % tuple(ports)
+        assert status == 0
+        assert log.count(" was told ") == 1, log

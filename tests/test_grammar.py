@@ -1,0 +1,504 @@
+"""What configuration files say, and where they are wrong."""
+
+from __future__ import annotations
+
+import pwd
+import signal
+import socket
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import skip
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lookup import users
+from lookup.blocks import EVERYWHERE
+from lookup.grammar import ConfigError, Notice, System, parse_system, parse_user
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+UIDS = {b"root": 0, b"alice": 1001, b"bob": 1002}
+
+#: The size of the largest user file that is read.
+LARGE = 64 * 1024
+
+#: Seconds for a file that would take hours if the time grew with the square of its size.
+HANG = 60
+
+
+def uids(names: Iterable[bytes]) -> dict[bytes, int | None]:
+    """Tell the uids of three users, whoever lives on this host."""
+    return {name: UIDS.get(name) for name in names}
+
+
+def system(data: bytes) -> System:
+    """Parse a system file of a host with three users."""
+    return parse_system(data, "f", uids)
+
+
+@pytest.fixture(autouse=True)
+def _no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No question leaves this process: there is no host but those in numbers."""
+
+    def fail(name: bytes, *_: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+
+
+def test_system_file() -> None:
+    """A system file's blocks, capabilities, forced wishes and places are what it says."""
+    parsed = system(
+        b"# all\ndefault {\n default { allow spoof allow hide }\n to 10.0.0.0/8 fport 6667 { deny hide }\n}\n"
+        b'USER "alice" { lport 1:9 { force reply "a" b } }\nuser 77 { default { Allow Numeric } }\n'
+    )
+    assert parsed.path == "f"
+    assert parsed.default is not None
+    everywhere, irc = parsed.default
+    assert (everywhere.line, everywhere.capabilities, everywhere.force) == (3, frozenset({"spoof", "hide"}), None)
+    assert everywhere.where is EVERYWHERE
+    assert (irc.rule, irc.path, irc.capabilities) == ("f:4", "f", frozenset({"spoof"}))
+    assert (irc.where.to, irc.where.fport) == ((b"\n\0\0\0", 8), (6667, 6667))
+    assert (irc.where.from_, irc.where.lport) == (None, None)
+    assert set(parsed.users) == {1001, 77}
+    (alice,) = parsed.users[1001]
+    assert alice.where.lport == (1, 9)
+    assert alice.capabilities == frozenset()
+    assert alice.force is not None
+    assert (alice.force.kind, alice.force.arguments, alice.force.line) == ("reply", (b"a", b"b"), 6)
+    assert parsed.users[77][0].capabilities == {"spoof", "hide", "numeric"}
+    assert parsed.notices == []
+
+
+def test_no_default_block() -> None:
+    """A file without a default block has none, which is not an empty one."""
+    assert system(b"").default is None
+    assert system(b"user bob { default { deny hide } }").default is None
+
+
+def test_user_file() -> None:
+    """A user file's blocks are its filters and one wish each, in order."""
+    one, two, three = parse_user(b"global { hide }\nfport 80 { FORWARD 127.1 113 }\n\nglobal{reply x}", "f")
+    assert (one.where, one.wish.kind, one.wish.arguments) == (EVERYWHERE, "hide", ())
+    assert (two.where.fport, two.wish.kind, two.wish.arguments) == ((80, 80), "forward", ("127.0.0.1", 113))
+    assert (three.line, three.path, three.wish.arguments) == (4, "f", (b"x",))
+    assert parse_user(b" # nothing", "f") == []
+
+
+@pytest.mark.parametrize(
+    ("data", "capabilities"),
+    [
+        (b"default{default{allow spoof}} user bob{default{allow hide}}", {"spoof", "hide"}),
+        (b"user bob{default{allow hide}} default{default{allow spoof}}", {"hide"}),
+        (b"default{default{allow spoof}} user bob{default{deny spoof}}", set()),
+        (b"default{default{allow spoof} fport 1{allow hide}} user bob{default{deny hide}}", {"spoof"}),
+        (b"default{default{allow spoof}} default{fport 1{allow hide}} user bob{default{deny hide}}", {"spoof"}),
+        (b"default{default{allow spoof}} default{default{deny spoof}} user bob{default{deny hide}}", set()),
+        (b"default{default{force hide}} user bob{default{allow spoof}}", {"spoof"}),
+        (b"default{default{allow spoof force hide}} user bob{default{deny numeric}}", set()),
+        (b"default{default{force forward 127.1 1}} user bob{default{deny hide}}", set()),
+        (b"default{default{force hide allow spoof}} user bob{default{deny numeric}}", {"hide", "spoof"}),
+        (b"default{default{force hide deny hide}} user bob{default{allow spoof}}", {"spoof"}),
+        (b"default{default{allow spoof}} user bob{default{force hide}}", set()),
+        (b"default{default{allow spoof}} user bob{default{force hide deny numeric}}", {"hide"}),
+        (b"default{default{allow spoof}} user bob{default{force reply x deny numeric}}", set()),
+        (b"default{default{allow spoof}} user bob{default{force forward 127.1 1 deny hide}}", {"forward"}),
+        (b"default{default{allow spoof}} user alice{default{allow hide}} user bob{default{deny random}}", {"spoof"}),
+        (b"default{default{allow spoof}} user bob{default{allow hide} default{deny random}}", {"spoof"}),
+    ],
+)
+def test_inheritance(data: bytes, capabilities: set[str]) -> None:
+    """A block begins with what the inner default of the default blocks above it left, and a force leaves nothing."""
+    assert system(data).users[1002][-1].capabilities == capabilities
+
+
+def test_equal_blocks_inherit_what_stands_above_each() -> None:
+    """Blocks that say the same are parsed once, but mean what their place makes of it."""
+    same = b"{ to 10.0.0.0/8 { allow hide } }\n"
+    default = b"default { default { allow spoof } }\n"
+    data = b"user root " + same + b"user alice " + same + default + b"user bob " + same + b"user 7 " + same
+    parsed = system(data)
+    assert [ranges[0].capabilities for ranges in parsed.users.values()] == [{"hide"}] * 2 + [{"hide", "spoof"}] * 2
+    assert [ranges[0].line for ranges in parsed.users.values()] == [1, 2, 4, 5]
+    assert {ranges[0].where.to for ranges in parsed.users.values()} == {(b"\n\0\0\0", 8)}
+
+
+#: Files that are wrong: the place, and a part of the reason.
+BROKEN_SYSTEM = [
+    (b"x", 1, 1, "default or user expected, not x"),
+    (b"\n  }", 2, 3, "default or user expected, not }"),
+    (b"default", 1, 8, "{ expected, not the end of the file"),
+    (b"default { }", 1, 11, "default, to, from, fport or lport expected, not }"),
+    (b"default { default { } }", 1, 21, "allow, deny or force expected, not }"),
+    (b"default { default { allow } }", 1, 27, "spoof"),
+    (b"default { default { allow spoof hide } }", 1, 33, "allow, deny or force, or }, expected, not hide"),
+    (b"default { default { allow reply } }", 1, 27, "expected, not reply"),
+    (b"default { default { allow spoof }", 1, 34, "lport or } expected, not the end of the file"),
+    (b"default { default { allow spoof", 1, 32, "the end of the file"),
+    (b"default { global { allow spoof } }", 1, 11, "expected, not global"),
+    (b"default { default { force allow } }", 1, 27, "expected, not allow"),
+    (b"default { default { force reply } }", 1, 33, "a reply expected, not }"),
+    (b"default { default { force reply hide } }", 1, 33, "quoted where it is a keyword, expected, not hide"),
+    (b"default { default { force forward h } }", 1, 35, "a host name expected (Name or service not known), not h"),
+    (b"default { default { force forward ::1 0 } }", 1, 39, "a port from 1 to 65535"),
+    (b"default { default { force forward ::1 } }", 1, 39, "a port expected, not }"),
+    (b"default { default { force reply %s } }" % (b"x " * 256), 1, 33 + 2 * 255, "at most 255 replies expected"),
+    (b"default { to 10.0.0.0/33 { deny hide } }", 1, 14, "from 0 to 32 expected after the slash, not 10.0.0.0/33"),
+    (b"default { to { deny hide } }", 1, 14, "a host name expected, not {"),
+    (b"default { to ::1 fport 0 { deny hide } }", 1, 24, "a port from 1 to 65535"),
+    (b"default { to ::1 to ::2 { deny hide } }", 1, 18, "each filter once expected, not a second to"),
+    (b"user", 1, 5, "a login name or a uid expected, not the end of the file"),
+    (b'user "" { default { deny hide } }', 1, 6, 'a login name or a uid expected, not ""'),
+    (b'user "\\0" { default { deny hide } }', 1, 6, "a login name or a uid expected"),
+    (b"user default { default { deny hide } }", 1, 6, "quoted where it is a keyword"),
+    (b"user nobody-at-all { default { deny hide } }", 1, 6, "a login name or a uid expected, not nobody-at-all"),
+    (b"user -1 { default { deny hide } }", 1, 6, "a login name or a uid"),
+    (b"user 4294967295 { default { deny hide } }", 1, 6, "a login name or a uid"),
+    (b"user " + b"9" * 9000 + b" { default { deny hide } }", 1, 6, "a login name or a uid"),
+    (b"user 0x7 { default { deny hide } }", 1, 6, "a login name or a uid"),
+    (b"user bob {\ndefault { deny hide } }\nuser 1002 { default { deny hide } }", 3, 6, "1002 has one at line 2"),
+    (b"user bob { default { deny hide } }\nuser \"x", 2, 6, "closing quote"),
+    # The first error counts, though names are looked up last.
+    (b"user nobody-at-all { default { deny hide } }\nuser bob { default { deny hide } } }", 1, 6, "nobody-at-all"),
+    (b"user bob { default { deny hide } }\n}\nuser nobody-at-all { default { deny hide } }", 2, 1, "or user expected"),
+    (b"\r\n\t/\r\n", 2, 2, "default or user expected"),
+    (b"\xef\xbb\xbfx", 1, 4, "default or user expected, not x"),
+]
+
+BROKEN_USER = [
+    (b"x", 1, 1, "global, to, from, fport or lport expected, not x"),
+    (b"default { hide }", 1, 1, "global, to, from, fport or lport expected, not default"),
+    (b"user alice { default { allow spoof } }", 1, 1, "expected, not user"),
+    (b"global hide", 1, 8, "{ expected, not hide"),
+    (b"global { }", 1, 10, "hide, random, random_numeric, numeric, reply or forward expected, not }"),
+    (b"global { allow spoof }", 1, 10, "expected, not allow"),
+    (b"global { spoof }", 1, 10, "expected, not spoof"),
+    (b"global { hide#x\n }", 1, 10, "expected, not hide#x"),
+    (b'global { reply"foo" }', 1, 10, 'expected, not reply"foo"'),
+    (b"global { reply a reply b }", 1, 18, "} expected, not reply"),
+    (b"global { hide } }", 1, 17, "expected, not }"),
+    (b"global { hide", 1, 14, "} expected, not the end of the file"),
+    (b'global { reply "a\n" }', 1, 16, "closing quote"),
+    (b'global { reply "\\400" }', 1, 17, "\\377"),
+    (b'global { reply "a" }\n"oops\n garbage', 2, 1, "closing quote"),
+    (b"global { reply / }", 1, 16, "slash alone"),
+    (b"fport 1 : 2 { hide }", 1, 9, "{ expected, not :"),
+    (b"fport 1 fport 2 { hide }", 1, 9, "each filter once"),
+    (b"to nosuch.invalid { hide }", 1, 4, "(Name or service not known), not nosuch.invalid"),
+    (b"global { reply %s\"x }" % (b"x " * 30), 1, 16 + 60, "closing quote"),
+    (b"global {\f reply foo }", 1, 9, "expected, not \\x0c"),
+]
+
+
+@pytest.mark.parametrize(("data", "line", "column", "reason"), BROKEN_SYSTEM)
+def test_broken_system_files(data: bytes, line: int, column: int, reason: str) -> None:
+    """The first error of a system file is told with its place and what was expected there."""
+    with pytest.raises(ConfigError) as error:
+        system(data)
+    assert (error.value.path, error.value.line, error.value.column) == ("f", line, column)
+    assert reason in error.value.reason
+    assert str(error.value) == f"f:{line}:{column}: {error.value.reason}"
+
+
+@pytest.mark.parametrize(("data", "line", "column", "reason"), BROKEN_USER)
+def test_broken_user_files(data: bytes, line: int, column: int, reason: str) -> None:
+    """The first error of a user file is told with its place and what was expected there."""
+    with pytest.raises(ConfigError) as error:
+        parse_user(data, "f")
+    assert (error.value.path, error.value.line, error.value.column) == ("f", line, column)
+    assert reason in error.value.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "uid"),
+    [
+        (b"alice", 1001), (b'"alice"', 1001), (b'"alice\\0x"', 1001), (b"1001", 1001), (b"+01001", 1001),
+        (b'" \\t7"', 7), (b"-0", 0), (b"4294967294", 4294967294), (b"0" * 9000 + b"7", 7),
+    ],
+)  # fmt: skip
+def test_users_by_name_and_number(name: bytes, uid: int) -> None:
+    """A user is named by login name, or by uid as C's strtol reads it."""
+    assert list(system(b"user %s { default { deny hide } }" % name).users) == [uid]
+
+
+def test_a_login_name_of_digits_goes_before_the_uid() -> None:
+    """A login name counts before the number that it looks like."""
+    parsed = parse_system(b"user 1001 { default { deny hide } }", "f", lambda names: dict.fromkeys(names, 5))
+    assert list(parsed.users) == [5]
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "column", "reason"),
+    [
+        (b"default { default {\n force hide\n deny spoof } }", 3, 2, "cancels the force"),
+        (b"default { default {\n allow spoof\n force hide } }", 3, 2, "void"),
+        (b"default { default { force hide\nforce numeric } }", 2, 1, "void"),
+        (b"default { default { force spoof } }", 1, 21, "the login name is forced"),
+        (b"default { default { deny hide } } /*", 1, 35, "no end"),
+        (b"default { default { deny hide } }\ndefault { default { deny hide } }", 2, 1, "first, at line 1"),
+        (b"default { default { deny hide } fport 9:1 { deny hide } }", 1, 39, "no port is from 9 to 1"),
+        (b"default { fport 9 { deny hide } default { deny hide } }", 1, 11, "never applies: line 1's"),
+        (b"default { fport 9 { deny hide } fport 9 { deny hide } }", 1, 11, "never applies"),
+        (b"user bob { default { deny hide }\ndefault { deny spoof } }", 1, 12, "never applies: line 2's"),
+        (b"user bob { default { deny hide } }\ndefault { default { allow hide } }", 2, 1, "inherit nothing"),
+        (b"user bob { default { allow spoof_all } }", 1, 22, "without the capability spoof"),
+        (b'default { default { force reply "" } }', 1, 33, "never sent"),
+        (b"default { default { force reply a, b , } }", 1, 38, "neither a separator nor a comment"),
+    ],
+)
+def test_system_notices(data: bytes, line: int, column: int, reason: str) -> None:
+    """What a system file surely does not mean as it is written is noticed, once, where it stands."""
+    (notice,) = system(data).notices
+    assert (notice.path, notice.line, notice.column) == ("f", line, column)
+    assert reason in notice.reason
+    assert str(notice) == f"f:{line}:{column}: {notice.reason}"
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "column", "reason"),
+    [
+        (b"fport 1 { hide }\nglobal { hide }", 1, 1, "never applies: line 2's"),
+        (b"fport 1 to ::1 { hide } to ::1 fport 1 { random }", 1, 1, "never applies"),
+        (b"fport 2:1 { hide }", 1, 7, "no port is from 2 to 1"),
+        (b"global { hide } /* x", 1, 17, "no end"),
+        (b'global { reply "a\\0b" }', 1, 16, "never sent"),
+        (b'global { reply "a"; }', 1, 19, "neither a separator nor a comment"),
+        (b"global { reply a // x\n }", 1, 18, "neither a separator nor a comment"),
+        (b"global { reply %s }" % (b"x " * 22), 1, 16 + 40, "only the first 20"),
+    ],
+)
+def test_user_notices(data: bytes, line: int, column: int, reason: str) -> None:
+    """What a user file surely does not mean as it is written is noticed for whoever wants to know."""
+    notices: list[Notice] = []
+    blocks = parse_user(data, "f", notices)
+    (notice,) = notices
+    assert (notice.line, notice.column) == (line, column)
+    assert reason in notice.reason
+    assert len(parse_user(data, "f")) == len(blocks)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"default { default { allow spoof_all } } user bob { default { allow spoof } }",
+        b"default { default { deny spoof } fport 1 { force hide } }\nuser bob { default { force reply \"a\" \";\" } }",
+        b"default { default { allow spoof } } default { default { deny spoof } }"[:35],
+    ],
+)
+def test_sane_files_are_worth_no_notice(data: bytes) -> None:
+    """No notice is given of what may well be meant."""
+    assert system(data).notices == []
+
+
+#: What files are made of, and what they should not be.
+SOUP = [
+    b"default", b"user", b"global", b"{", b"}", b"allow", b"deny", b"force", b"spoof", b"hide", b"forward", b"reply",
+    b"to", b"from", b"fport", b"lport", b"alice", b"1001", b"::1", b"10.0.0.0/8", b"1:2", b"http", b'"a b"', b'"',
+    b"\\", b"#", b"/*", b"*/", b"\n", b"\xff", b"\0", b"x",
+]  # fmt: skip
+
+
+def check(data: bytes) -> None:
+    """Parse as both kinds of file: a result or an error with a place inside, and nothing else."""
+    for parse in (system, lambda data: parse_user(data, "f", [])):
+        try:
+            parse(data)
+        except ConfigError as error:
+            assert 1 <= error.line <= data.count(b"\n") + 1
+            assert 1 <= error.column <= len(data.split(b"\n")[error.line - 1]) + 1
+            assert "\n" not in str(error)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary())
+def test_any_octets(data: bytes) -> None:
+    """Any octets whatsoever are a file or an error."""
+    check(data)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(st.lists(st.sampled_from(SOUP), max_size=60).map(b" ".join))
+def test_any_words(data: bytes) -> None:
+    """Any words whatsoever are a file or an error."""
+    check(data)
+
+
+_CAPABILITY = st.sampled_from(
+    ["spoof", "spoof_all", "spoof_privport", "hide", "random", "random_numeric", "numeric", "forward"]
+)
+_LINE = (
+    st.builds("{} {}".format, st.sampled_from(["allow", "deny", "DENY"]), _CAPABILITY)
+    | st.sampled_from(["force hide", "force reply x", 'force reply "a b" c', "force numeric", "force forward ::1 1"])
+)  # fmt: skip
+_FILTER = st.sampled_from(
+    ["default", "fport 1:", "lport :9", "to ::1 from ::/0", "from 10.0.0.0/8 fport 6667", "default # x\n"]
+)
+_RANGE = st.builds("{} {{ {} }}".format, _FILTER, st.lists(_LINE, min_size=1, max_size=3).map("\n".join))
+_RANGES = st.lists(_RANGE, min_size=1, max_size=3).map(" ".join)
+_FILE = st.lists(st.tuples(st.sampled_from(["default", "user"]), _RANGES), max_size=6)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_FILE, st.integers(0, 400))
+def test_well_formed_files(blocks: list[tuple[str, str]], cut: int) -> None:
+    """Whatever is written by the grammar parses, and what is cut from it is a file or an error."""
+    data = "\n".join(
+        f"{kind} {n + 1 if kind == 'user' else ''} {{ {ranges} }}" for n, (kind, ranges) in enumerate(blocks)
+    ).encode("ascii")
+    parsed = system(data)
+    assert set(parsed.users) == {n + 1 for n, (kind, _) in enumerate(blocks) if kind == "user"}
+    assert (parsed.default is None) == all(kind == "user" for kind, _ in blocks)
+    for ranges in (*parsed.users.values(), parsed.default or []):
+        assert all(one.force is None or not one.capabilities for one in ranges)
+    check(data[:cut])
+
+
+@contextmanager
+def no_hang() -> Iterator[None]:
+    """Fail a test that would run for hours."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError(f"still parsing after {HANG} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(HANG)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        unit * (LARGE // len(unit))
+        for unit in (
+            b"{", b"}", b'"', b'"\\', b'\\"', b'"\n', b'"a" ', b"/*", b"/* */", b"*/ /*\n", b"#", b"#\n", b"#\r", b"/",
+            b"/ ", b"\n", b" ", b"\r", b"\0", b"\\8", b"x", b"x ",
+            b"global{hide}", b"global{hide}\n", b"fport 1:2{hide}", b"fport 2:1{hide}\n",
+            b"default{default{deny hide}}\n", b"default{default{force hide}fport 1{force spoof deny hide}}\n",
+            b"global{reply , , , ,}", b"to ", b"user ", b"user alice{default{deny hide}}", b"global{reply//*//}",
+        )
+    ]
+    + [
+        b"global { reply " + b"x " * (LARGE // 2) + b"}",
+        b'global { reply "' + b"\\x41" * (LARGE // 4) + b'" }',
+        b'global { reply "' + b"\\x41" * (LARGE // 4),
+        b'global { reply "' + b'\\"' * (LARGE // 2),
+        b"default { default { " + b"allow spoof " * (LARGE // 12) + b"} }",
+        b"default { default { " + b"force spoof deny hide " * (LARGE // 22) + b"} }",
+        b"default { " + b"default { deny hide } " * (LARGE // 22) + b"}",
+        b"user bob { " + b"fport 9 { force hide } " * (LARGE // 23) + b"}",
+        b"fport " + b"9" * LARGE + b" { hide }",
+        b"to " + b"1." * (LARGE // 2) + b" { hide }",
+        b"to " + b":" * LARGE + b" { hide }",
+        b"user " + b"9" * LARGE + b" { default { deny hide } }",
+        b"\xef\xbb\xbf" * (LARGE // 3),
+    ],
+    ids=lambda data: f"{data[:24]!r}",
+)  # fmt: skip
+def test_hostile_files_take_no_longer_than_others(data: bytes) -> None:
+    """The time for a file of 64 KiB grows with its size, not with the square of it."""
+    with no_hang():
+        check(data)
+
+
+@pytest.mark.parametrize("unknown", [[], [b"identd-nobody", b"", b"\0", b"\xff\xfe", b"a:b", b"-root", b"root:x"]])
+def test_uids_agree_with_the_name_service(unknown: list[bytes]) -> None:
+    """Names looked up at once have the uids that they have one by one."""
+    names = [entry.pw_name.encode() for entry in pwd.getpwall()]
+    found = users.uids(names + unknown)
+    assert found == {name: users.uid_of(name) for name in names + unknown}
+    assert all(found[name] is None for name in unknown)
+    assert found[b"root"] == 0
+
+
+@pytest.mark.parametrize(
+    ("nsswitch", "reads"),
+    [
+        ("passwd: files systemd\n", True),
+        ("# x\n passwd:\tcompat # files\n", True),
+        ("group: sss\n", True),
+        (None, True),
+        ("passwd: sss files\n", False),
+        ("passwd: files [SUCCESS=continue] sss\n", False),
+        ("passwd:\n", False),
+    ],
+)
+def test_where_uids_are_read_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nsswitch: str | None, reads: bool
+) -> None:
+    """The file is read only where the name service would ask it first; the first of two entries counts there."""
+    (tmp_path / "passwd").write_text(
+        "identd-a:x:4001:1::/:/bin/sh\nidentd-a:x:4002:1::/:/bin/sh\n#identd-b:x:4003:1::/:\nidentd-c:x:4004\n"
+        "identd-d:x:99999999999:1::/:\nidentd-e:x:y:1::/:\n"
+    )
+    if nsswitch is not None:
+        (tmp_path / "nsswitch.conf").write_text(nsswitch)
+    monkeypatch.setattr(users, "_PASSWD", str(tmp_path / "passwd"))
+    monkeypatch.setattr(users, "_NSSWITCH", str(tmp_path / "nsswitch.conf"))
+    names = [b"identd-%c" % letter for letter in b"abcde"]
+    assert users.uids(names) == {**dict.fromkeys(names), b"identd-a": 4001 if reads else None}
+
+
+@pytest.mark.parametrize(("services", "asked"), [("files systemd", []), ("files ldap", [b"4001"])])
+def test_thousands_of_uids_are_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, services: str, asked: list[bytes]
+) -> None:
+    """A name of digits is asked for only where somebody may have it."""
+    (tmp_path / "nsswitch.conf").write_text(f"passwd: {services}\n")
+    monkeypatch.setattr(users, "_NSSWITCH", str(tmp_path / "nsswitch.conf"))
+    questions: list[bytes] = []
+    monkeypatch.setattr(users, "uid_of", questions.append)
+    found = users.uids([b"root", b"4001", b"identd-a", b"identd-b"])
+    assert found == {b"root": 0, b"4001": None, b"identd-a": None, b"identd-b": None}
+    assert sorted(questions) == sorted([*asked, b"identd-a", b"identd-b"])
+
+
+def test_compat_entries_are_left_to_the_name_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file that includes or excludes names is not for us to understand."""
+    (tmp_path / "passwd").write_text("identd-a:x:4001:1::/:/bin/sh\n-identd-a\n")
+    monkeypatch.setattr(users, "_PASSWD", str(tmp_path / "passwd"))
+    assert set(users.uids([b"identd-a", b"identd-b", b"identd-c", b"identd-d"]).values()) == {None}
+
+
+def test_half_a_file_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host name is looked up only where the whole file parses: half an address looks like one."""
+    asked = []
+
+    def getaddrinfo(name: bytes, *_: object) -> list[tuple[object, ...]]:
+        asked.append(name)
+        return [(0, 0, 0, "", ("127.0.0.7", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    whole = b'to identd-host { reply "x" } to 127.0.0.1 { forward identd-other 1113 }'
+    for end in range(len(whole) - 1):
+        try:
+            parse_user(whole[:end], "f")
+        except ConfigError:
+            assert not asked
+        else:
+            assert asked in ([], [b"identd-host"])
+            asked.clear()
+    first, second = parse_user(whole, "f")
+    assert asked == [b"identd-host", b"identd-other"]
+    assert first.where.to == (bytes((127, 0, 0, 7)), 32)
+    assert second.wish.arguments == ("127.0.0.7", 1113)
+
+
+def test_two_thousand_blocks() -> None:
+    """A file with thousands of blocks is parsed to the last one, line and all."""
+    try:
+        socket.getservbyname("ssh", "tcp")
+    except OSError:
+        skip("needs the service ssh in /etc/services")
+    data = b"".join(b"user %d { to 10.0.0.0/8 fport ssh { allow spoof allow hide } }\n" % n for n in range(2000))
+    parsed = system(data)
+    assert len(parsed.users) == 2000
+    assert all(ranges[0].line == uid + 1 for uid, ranges in parsed.users.items())
+    assert parsed.users[1999][0].where.fport == (22, 22)

@@ -1,0 +1,351 @@
+"""Is every query logged where it should be, with nothing of the peer's unescaped, and never at the answer's cost?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import Pair, skip
+from single_shot import COMMAND, PATIENCE, by_hand, connection, driver, ending, handler, me, private_dev, start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+
+@contextlib.contextmanager
+def syslog(path: Path) -> Iterator[socket.socket]:
+    """A syslog daemon's end of /dev/log."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(str(path))
+        path.chmod(0o666)
+        daemon.settimeout(PATIENCE)
+        yield daemon
+
+
+def received(daemon: socket.socket) -> list[bytes]:
+    """Return the datagrams that have arrived."""
+    datagrams = []
+    daemon.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            datagrams.append(daemon.recv(65536))
+    return datagrams
+
+
+def named(pair: Pair) -> bytes:
+    """Return the right answer about a connection."""
+    return b"%b:USERID:UNIX:%b\r\n" % (pair.query, me().encode())
+
+
+def test_one_line_per_query_to_syslog(pair: Pair, tmp_path: Path) -> None:
+    """Facility daemon, severity informational: who asked, the ports, what was answered, the uid."""
+    with syslog(tmp_path / "log") as daemon:
+        with handler(command=[*private_dev(tmp_path, tmp_path / "log"), *COMMAND]) as served:
+            assert served.ask(pair.query + b"\r\n") == named(pair)
+            pid = served.process.pid
+            assert served.log() == "", "nothing on standard error"
+        (line,) = received(daemon)
+    assert line.startswith(b"<30>identd[%d]: " % pid)
+    for part in (b"127.0.0.1", pair.query, b"USERID:UNIX:" + me().encode(), b"uid %d" % os.geteuid()):
+        assert part in line
+    assert b"\n" not in line
+
+
+def test_debug_and_quiet_to_syslog(pair: Pair, tmp_path: Path) -> None:
+    """-d adds lines of severity debug, -q leaves errors only."""
+    words = private_dev(tmp_path, tmp_path / "log")
+    with syslog(tmp_path / "log") as daemon:
+        for option, severities in (("-d", {b"<30>", b"<31>"}), ("-q", set())):
+            with handler(option, command=[*words, *COMMAND]) as served:
+                assert served.ask(pair.query + b"\r\n") == named(pair)
+                served.status()
+            assert {line[:4] for line in received(daemon)} == severities
+
+
+def test_a_bug_is_an_error_in_syslog(pair: Pair, tmp_path: Path) -> None:
+    """A traceback goes to syslog as severity error, in one line, with -q too."""
+    bug = "import pwd\ndef getpwuid(uid): raise RuntimeError('a bug')\npwd.getpwuid = getpwuid"
+    with syslog(tmp_path / "log") as daemon:
+        words = private_dev(tmp_path, tmp_path / "log")
+        with handler("-q", command=[*words, *driver(tmp_path, bug)]) as served:
+            assert served.ask(pair.query + b"\r\n") == pair.query + b":ERROR:UNKNOWN-ERROR\r\n"
+            assert served.log() == ""
+        (line,) = received(daemon)
+    assert line.startswith(b"<27>identd[")
+    assert b"Traceback" in line and b"RuntimeError: a bug" in line and b"\n" not in line
+
+
+@pytest.mark.parametrize("sent", [b"\x1b[2J\x07", b"1,2\0", b"1,2,3\r\r", b"\xff\xfe", "日本".encode(), b"%s%n\x7f"])
+def test_what_a_peer_sent_is_escaped(tmp_path: Path, sent: bytes) -> None:
+    """Control characters, octets that are no ASCII and line ends reach neither syslog nor a terminal."""
+    with syslog(tmp_path / "log") as daemon:
+        with handler(command=[*private_dev(tmp_path, tmp_path / "log"), *COMMAND]) as served:
+            assert served.ask(sent + b"\n") == b""
+            assert served.status() == 0
+        (line,) = received(daemon)
+    assert b"127.0.0.1" in line
+    assert line.decode("ascii").isprintable()
+    with handler("-S") as served:
+        served.ask(sent + b"\n")
+        log = served.log()
+    assert log.endswith("\n") and log[:-1].isprintable()
+
+
+def test_a_long_line_is_cut_in_the_log() -> None:
+    """A peer does not decide how long a line of the log is."""
+    with handler("-S") as served:
+        served.ask(b"\x01" * 1000)
+        log = served.log()
+    assert "\\x01" in log and len(log) < 1000
+
+
+def test_a_name_is_escaped_too() -> None:
+    """What the configuration makes up may hold control characters: the log shows them escaped."""
+    with handler("-S", "-R", "\x1b[31mred") as served:
+        assert served.ask(b"1,2\r\n") == b"1,2:USERID:UNIX:\x1b[31mred\r\n"
+        assert "x1b[31mred" in (log := served.log()) and "\x1b" not in log
+
+
+def test_clients_that_ask_nothing_are_logged() -> None:
+    """Silence and a half query are worth a line, with the peer's address."""
+    for sent, options in ((b"", ("-t", "0.2")), (b"1,", ())):
+        with handler("-S", *options) as served:
+            served.client.sendall(sent)
+            if sent:
+                served.client.shutdown(socket.SHUT_WR)
+            assert served.read() == b""
+            log = served.log()
+        assert log.count("\n") == 1 and "127.0.0.1" in log
+
+
+# Where logging fails: the answer still goes out.
+
+
+def test_no_dev_log(pair: Pair, tmp_path: Path) -> None:
+    """Without /dev/log the answer goes out all the same, and standard error stays empty."""
+    with handler(command=[*private_dev(tmp_path, tmp_path / "missing"), *COMMAND]) as served:
+        assert served.ask(pair.query + b"\r\n") == named(pair)
+        assert served.log() == ""
+        assert served.status() == 0
+
+
+@pytest.mark.parametrize("kind", ["closed", "stream", "file"])
+def test_a_dev_log_where_nobody_listens(pair: Pair, tmp_path: Path, kind: str) -> None:
+    """A socket whose daemon has died, one of another type, or no socket at all."""
+    path = tmp_path / "log"
+    with contextlib.ExitStack() as stack:
+        if kind == "file":
+            path.touch()
+        else:
+            daemon = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM if kind == "stream" else socket.SOCK_DGRAM)
+            stack.enter_context(daemon).bind(str(path))
+            if kind == "closed":
+                daemon.close()
+        with handler(command=[*private_dev(tmp_path, path), *COMMAND]) as served:
+            assert served.ask(pair.query + b"\r\n") == named(pair)
+            assert served.log() == ""
+            assert served.status() == 0
+
+
+def test_a_stuck_syslog_daemon(pair: Pair, tmp_path: Path) -> None:
+    """A daemon that reads no more, its queue full, holds up nobody."""
+    with syslog(tmp_path / "log") as daemon, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            for _ in range(100_000):
+                other.sendto(b"noise", str(tmp_path / "log"))
+        with handler(command=[*private_dev(tmp_path, tmp_path / "log"), *COMMAND]) as served:
+            assert served.ask(pair.query + b"\r\n") == named(pair)
+            assert served.status() == 0
+        assert set(received(daemon)) == {b"noise"}
+
+
+@pytest.mark.parametrize("options", [("-S",), ("-S", "-d"), ("-Sd", "--multi-query")])
+def test_a_full_disk_under_standard_error(pair: Pair, options: tuple[str, ...]) -> None:
+    """A log that can't be written costs no answer, over a connection and on a pipe."""
+    with open("/dev/full", "wb") as full:
+        with handler(*options, stderr=full) as served:
+            served.client.sendall(pair.query + b"\r\n")
+            served.client.shutdown(socket.SHUT_WR)
+            assert served.read() == named(pair)
+            assert served.status() == 0
+        lines = b"1,1\nhello\n" + pair.query
+        said = subprocess.run(
+            [*COMMAND, *options], input=lines, stdout=subprocess.PIPE, stderr=full, timeout=PATIENCE
+        )
+    assert said.stdout == b"1,1:ERROR:NO-USER\r\n" + named(pair)
+    assert said.returncode == 0
+
+
+def test_a_full_disk_and_a_bad_option() -> None:
+    """The exit status is the same when the complaint can't be written."""
+    with open("/dev/full", "wb") as full:
+        said = subprocess.run([*COMMAND, "-Z"], stdout=subprocess.PIPE, stderr=full, timeout=PATIENCE)
+    assert (said.returncode, said.stdout) == (2, b"")
+
+
+@pytest.mark.parametrize("options", [(), ("-S",), ("-S", "-d")])
+def test_a_broken_pipe_under_standard_error(pair: Pair, options: tuple[str, ...]) -> None:
+    """Nobody reads standard error any more: the answer goes out."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        with handler(*options, stderr=write) as served:
+            assert served.ask(pair.query + b"\r\n") == named(pair)
+            assert served.status() == 0
+    finally:
+        os.close(write)
+
+
+CLOSED = ["sh", "-c", 'exec "$@" 2>&-', "sh", *COMMAND]
+
+
+@pytest.mark.parametrize("options", [(), ("-S",), ("-S", "-d")])
+def test_a_closed_standard_error(pair: Pair, options: tuple[str, ...]) -> None:
+    """Without descriptor 2 nothing that is meant for it goes anywhere else, least of all to the client."""
+    with handler(*options, command=CLOSED) as served:
+        assert served.ask(pair.query + b"\r\n") == named(pair)
+        assert served.status() == 0
+    with handler(*options, command=CLOSED) as served:
+        assert served.ask(b"hello\r\n") == b""
+        assert served.status() == 0
+    said = by_hand(b"1,1\nhello\n" + pair.query, *options, command=CLOSED)
+    assert said == (b"1,1:ERROR:NO-USER\r\n" + named(pair), "", 0)
+
+
+def test_a_bad_option_with_a_closed_standard_error() -> None:
+    """The complaint has nowhere to go, and does not go to standard output instead."""
+    assert by_hand(b"1,1\n", "-Z", command=CLOSED) == (b"", "", 2)
+    with handler("-Z", command=CLOSED) as served:
+        assert served.read() == b""
+        assert served.status() == 2
+
+
+# As inetd has it: standard error is the client's connection.
+
+
+@contextlib.contextmanager
+def under_inetd(
+    *options: str, command: Sequence[str] = COMMAND
+) -> Iterator[tuple[socket.socket, subprocess.Popen[bytes]]]:
+    """Start identd with the connection on descriptors 0, 1 and 2."""
+    with connection() as (client, accepted):
+        process = start([*command, *options], accepted, stderr=accepted)
+        accepted.close()
+        with ending(process):
+            yield client, process
+
+
+def all_of(client: socket.socket) -> bytes:
+    """Return what a client gets until the end."""
+    return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+@pytest.mark.parametrize("options", [(), ("-S",), ("-Sd",), ("-d",)])
+def test_nothing_but_the_reply_reaches_the_client(pair: Pair, options: tuple[str, ...]) -> None:
+    """Whatever the log options say, the client's connection is no place for a log."""
+    with under_inetd(*options) as (client, process):
+        client.sendall(pair.query + b"\r\n")
+        assert all_of(client) == named(pair)
+        assert process.wait(PATIENCE) == 0
+    with under_inetd(*options) as (client, process):
+        client.sendall(b"hello\r\n")
+        assert all_of(client) == b""
+        assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("option", ["-Z", "--timeout=soon", "--re=x", "--other=:"])
+def test_a_bad_option_is_not_told_to_the_client(option: str, tmp_path: Path) -> None:
+    """The administrator reads of it in syslog; the client sees a clean close."""
+    with syslog(tmp_path / "log") as daemon:
+        words = private_dev(tmp_path, tmp_path / "log")
+        with under_inetd(option, command=[*words, *COMMAND]) as (client, process):
+            assert all_of(client) == b""
+            assert process.wait(PATIENCE) == 2
+        (line,) = received(daemon)
+    assert line.startswith(b"<27>identd[")
+    assert option.split("=")[0].encode() in line
+
+
+BUGS = {
+    "in the lookup": "import pwd\ndef getpwuid(uid): raise RuntimeError\npwd.getpwuid = getpwuid",
+    "in the process": """
+import identd
+def lineReceived(self, line): raise RuntimeError
+identd.Identd.lineReceived = lineReceived""",
+    "in the log": "import identd\ndef write(*_): raise RuntimeError\nidentd.Log.write = write",
+    "an interrupt": """
+import identd
+def lineReceived(self, line): raise KeyboardInterrupt
+identd.Identd.lineReceived = lineReceived""",
+}
+
+
+@pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS.keys())
+@pytest.mark.parametrize("options", [(), ("-Sd",)])
+def test_a_crash_is_not_told_to_the_client(pair: Pair, tmp_path: Path, bug: str, options: tuple[str, ...]) -> None:
+    """No traceback on the socket, wherever the bug is."""
+    with under_inetd(*options, command=driver(tmp_path, bug)) as (client, process):
+        client.sendall(pair.query + b"\r\n")
+        told = all_of(client)
+        process.wait(PATIENCE)
+    assert told in (b"", named(pair), pair.query + b":ERROR:UNKNOWN-ERROR\r\n")
+
+
+# Under systemd, and on a terminal.
+
+
+def test_the_journal(pair: Pair) -> None:
+    """Where standard error is the journal's stream, lines go there with their severity, without -S."""
+    read, write = os.pipe()
+    with open(read, "rb") as journal:
+        status = os.fstat(write)
+        stream = f"{status.st_dev}:{status.st_ino}"
+        with handler("-d", stderr=write, env={**os.environ, "JOURNAL_STREAM": stream}) as served:
+            os.close(write)
+            assert served.ask(pair.query + b"\r\n") == named(pair)
+            assert served.status() == 0
+        lines = journal.read().splitlines()
+    assert {line[:3] for line in lines} == {b"<6>", b"<7>"}
+    assert sum(b"USERID" in line for line in lines) == 1
+
+
+def test_a_journal_that_is_not_ours(pair: Pair) -> None:
+    """JOURNAL_STREAM is inherited by processes whose standard error leads elsewhere: those lines stay away from it."""
+    for stream in ("1:1", "", "nonsense"):
+        with handler(env={**os.environ, "JOURNAL_STREAM": stream}) as served:
+            assert served.ask(pair.query + b"\r\n") == named(pair)
+            assert served.log() == ""
+
+
+def test_a_terminal(pair: Pair) -> None:
+    """Someone at a terminal sees the log there, without -S."""
+    try:
+        ours, theirs = pty.openpty()
+    except OSError:
+        skip("needs a pseudo-terminal")
+    try:
+        said = subprocess.run(
+            COMMAND, input=pair.query + b"\n", stdout=subprocess.PIPE, stderr=theirs, timeout=PATIENCE
+        )
+        assert said.stdout == named(pair)
+        seen = os.read(ours, 65536)
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert pair.query in seen and b"uid %d" % os.geteuid() in seen
+
+
+def test_nosyslog_sends_no_datagram(pair: Pair, tmp_path: Path) -> None:
+    """-S logs to standard error instead of syslog, not in addition."""
+    with syslog(tmp_path / "log") as daemon:
+        with handler("-S", command=[*private_dev(tmp_path, tmp_path / "log"), *COMMAND]) as served:
+            assert served.ask(pair.query + b"\r\n") == named(pair)
+            assert pair.query.decode() in served.log()
+        assert received(daemon) == []

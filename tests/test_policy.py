@@ -1,0 +1,380 @@
+"""The decision: every case of the table, and what the table leaves out, without a socket or a file."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conftest import skip
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lookup.grammar import ConfigError, UserBlock, parse_system, parse_user
+from lookup.policy import MAX_USER_ID, Decision, decide, pick
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "oidentd-vectors.json").read_text())
+
+#: Cases in which the process answers before anything is decided: a missing -C file, -R, uids without a name.
+FOR_THE_PROCESS = [179, 191, 194, 195, 207]
+
+UIDS = {b"root": 0, b"alice": 1001, b"bob": 1002}
+NAMES = {uid: name for name, uid in UIDS.items()}
+
+#: "<a*600>" in the table.
+_REPEATED = re.compile(r"<(.)\*(\d+)>")
+
+
+def uids(names: Iterable[bytes]) -> dict[bytes, int | None]:
+    """Tell the uids of the table's users, and of nobody else."""
+    return {name: UIDS.get(name) for name in names}
+
+
+@pytest.fixture(autouse=True)
+def _no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No question leaves this process: the resolver knows the table's one name."""
+
+    def resolve(name: bytes, *_: object) -> list[tuple[Any, ...]]:
+        if name == b"localhost":
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+def first(sequence: Sequence[Any]) -> Any:
+    """Choose without chance."""
+    return sequence[0]
+
+
+def no_forward(host: str, port: int) -> bytes | None:
+    """Fail a test that forwards what it should not."""
+    raise AssertionError(f"forwarded to {host} port {port}")
+
+
+def ask(
+    system: str | None,
+    user: str | None = None,
+    *,
+    uid: int = 1001,
+    ours: str = "127.0.0.1",
+    theirs: str = "127.0.0.1",
+    lport: int = 40000,
+    fport: int = 1240,
+    forward: Callable[[str, int], bytes | None] = no_forward,
+    choose: Any = first,
+) -> Decision:
+    """Decide about a connection of alice's; a user file that does not parse is none."""
+
+    def read_wishes() -> list[UserBlock]:
+        try:
+            return parse_user((user or "").encode("latin-1"), "user")
+        except ConfigError:
+            return []
+
+    policy = None if system is None else parse_system(system.encode("latin-1"), "system", uids)
+    return decide(
+        uid, NAMES[uid], (ours, lport), (theirs, fport), policy, read_wishes, UIDS.get, forward, choose
+    )  # fmt: skip
+
+
+def told(decision: Decision) -> str:
+    """Write a decision as the table writes replies."""
+    if decision.hidden:
+        return "L,F:ERROR:HIDDEN-USER\r\n"
+    assert decision.answer is not None
+    return f"L,F:USERID:UNIX:{decision.answer[:MAX_USER_ID].decode('latin-1')}\r\n"
+
+
+def expected(vector: dict[str, Any]) -> dict[str, Any]:
+    """Return what the table wants of us, as it would be without the options that only the process knows."""
+    wanted = dict(vector.get("identd", vector["oidentd"]))
+    if "reply" in wanted:
+        wanted["reply"] = _REPEATED.sub(lambda match: match[1] * int(match[2]), wanted["reply"])
+        if vector["args"]:
+            wanted["reply"] = re.sub(r"^L,F:USERID:[^:]*:", "L,F:USERID:UNIX:", wanted["reply"])
+            wanted["reply"] = re.sub(r":ERROR:UNKNOWN-ERROR", ":ERROR:HIDDEN-USER", wanted["reply"])
+    return wanted
+
+
+def test_the_table_is_whole() -> None:
+    """No case is lost on the way: 164 of 169 are decided here, five are the process' alone."""
+    numbers = [vector["n"] for vector in VECTORS]
+    assert len(numbers) == len(set(numbers)) == 169
+    assert len(CASES) == 164
+    assert [n for n in numbers if n in FOR_THE_PROCESS] == FOR_THE_PROCESS
+    kinds = Counter(next(iter(expected(vector))) for vector in CASES)
+    assert set(kinds) == {"reply", "regex", "refuses"}
+
+
+CASES = [vector for vector in VECTORS if vector["n"] not in FOR_THE_PROCESS]
+
+
+@pytest.mark.parametrize("vector", CASES, ids=lambda vector: f"V{vector['n']}")
+def test_vector(vector: dict[str, Any]) -> None:
+    """Each case of the table is decided as it says, whichever reply of several is chosen."""
+    for service in re.findall(r"\b(?:http|www|ssh)\b", vector["user"] or ""):
+        try:
+            socket.getservbyname(service, "tcp")
+        except OSError:
+            skip(f"needs the service {service} in /etc/services")
+    wanted = expected(vector)
+    ends = {"uid": UIDS[vector["owner"].encode("ascii")], "ours": vector["from"], "theirs": vector["to"]}
+    ends |= {"lport": vector["lport"] or 40000, "fport": vector["fport"]}
+    if wanted.get("refuses"):
+        with pytest.raises(ConfigError):
+            ask(vector["system"], vector["user"], **ends)
+        return
+    for choose in (first, lambda sequence: sequence[-1], pick):
+        reply = told(ask(vector["system"], vector["user"], choose=choose, **ends))
+        if "reply" in wanted:
+            assert reply == wanted["reply"]
+        else:
+            assert re.fullmatch(wanted["regex"].removeprefix("^").removesuffix("$"), reply)
+
+
+@pytest.mark.parametrize(
+    ("system", "user", "fport", "name", "answer"),
+    [
+        # A forced one is told as it is, whatever it is.
+        ("default{default{force forward 127.0.0.9 113}}", None, 80, b"bob", b"bob"),
+        ("default{default{force forward 127.0.0.9 113}}", None, 80, None, None),
+        ("default{default{force forward 127.0.0.9 113}}", None, 80, b"", None),
+        ("default{default{force forward 127.0.0.9 113}}", None, 80, b"a\0b", None),
+        # The owner's own needs forward, and whatever a reply of that name would need.
+        ("default{default{allow forward}}", "global{forward 127.0.0.9 113}", 1240, b"fwd", b"alice"),
+        ("default{default{allow forward}}", "global{forward 127.0.0.9 113}", 1240, b"alice", b"alice"),
+        ("default{default{allow forward allow spoof}}", "global{forward 127.0.0.9 113}", 1240, b"fwd", b"fwd"),
+        ("default{default{allow forward allow spoof}}", "global{forward 127.0.0.9 113}", 80, b"fwd", b"alice"),
+        ("default{default{allow forward allow spoof}}", "global{forward 127.0.0.9 113}", 1240, b"bob", b"alice"),
+        ("default{default{allow forward allow spoof}}", "global{forward 127.0.0.9 113}", 1240, b"bob ", b"alice"),
+        ("default{default{allow forward allow hide}}", "global{forward 127.0.0.9 113}", 1240, b"fwd", b"alice"),
+        # Its failure hides who may hide.
+        ("default{default{allow forward allow spoof}}", "global{forward 127.0.0.9 113}", 1240, None, b"alice"),
+        ("default{default{allow forward allow hide}}", "global{forward 127.0.0.9 113}", 1240, None, None),
+        # A cancelled force is a grant.
+        ("default{default{force forward 127.0.0.9 1 deny hide}}", "global{forward 127.0.0.9 113}", 80, b"a", b"alice"),
+    ],
+)  # fmt: skip
+def test_forward(system: str, user: str | None, fport: int, name: bytes | None, answer: bytes | None) -> None:
+    """A forward is told, refused or hidden as section 8 of the description says (None: hidden)."""
+    asked = []
+
+    def forward(host: str, port: int) -> bytes | None:
+        asked.append((host, port))
+        return name
+
+    assert ask(system, user, fport=fport, forward=forward).answer == answer
+    assert asked == [("127.0.0.9", 113)]
+
+
+def test_forward_without_the_capability() -> None:
+    """Nobody is asked on behalf of one who may not forward."""
+    decision = ask("default{default{allow spoof allow hide}}", "global{forward 127.0.0.9 113}")
+    assert decision.answer == b"alice"
+    assert "refused: forward is not allowed" in decision.steps
+
+
+def test_no_system_file() -> None:
+    """Without a system file the answer is the login name, and no user file is read."""
+
+    def read_wishes() -> list[UserBlock]:
+        raise AssertionError("read for nothing")
+
+    ends = ("127.0.0.1", 40000), ("127.0.0.1", 1240)
+    decision = decide(1001, b"alice", *ends, None, read_wishes, UIDS.get, no_forward, first)
+    assert (decision.answer, decision.rule, decision.wish, decision.hidden) == (b"alice", "no rule", "", False)
+
+
+@pytest.mark.parametrize("force", ["hide", "numeric", "reply x", "spoof", "forward 127.0.0.9 113"])
+def test_forced_rules_read_no_user_file(force: str) -> None:
+    """A user file is read only where nothing is forced on its owner."""
+
+    def read_wishes() -> list[UserBlock]:
+        raise AssertionError("read for nothing")
+
+    system = parse_system(b"default{default{force %s}}" % force.encode("ascii"), "system", uids)
+    ends = ("127.0.0.1", 40000), ("127.0.0.1", 1240)
+    decision = decide(1001, b"alice", *ends, system, read_wishes, UIDS.get, lambda host, port: b"far", first)
+    assert decision.rule == "system:1"
+    wanted = {"hide": None, "numeric": b"1001", "reply x": b"x", "spoof": b"alice", "forward 127.0.0.9 113": b"far"}
+    assert decision.answer == wanted[force]
+
+
+def test_what_reading_wishes_raises_is_passed_on() -> None:
+    """The caller's own exceptions go through a decision untouched."""
+
+    class OwnError(Exception):
+        pass
+
+    def read_wishes() -> list[UserBlock]:
+        raise OwnError
+
+    system = parse_system(b"default{default{allow spoof}}", "system", uids)
+    ends = ("127.0.0.1", 40000), ("127.0.0.1", 1240)
+    with pytest.raises(OwnError):
+        decide(1001, b"alice", *ends, system, read_wishes, UIDS.get, no_forward, first)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "bob", " bob", "bob ", "\\tbob", "bob\\v", "\\fbob", " \\t bob \\t ", "bob\\x1f", "root",
+        "bob" + " " * 600, " " * 200 + "bob" + " " * 400, " " * 509 + "bobby",
+    ],
+)  # fmt: skip
+def test_no_name_passes_for_another_users(reply: str) -> None:
+    """What a client would trim to another user's name, or what is left of it after the cut, needs spoof_all."""
+    user = f'global {{ reply "{reply}" }}'
+    refused = ask("default{default{allow spoof}}", user)
+    assert refused.answer == b"alice"
+    assert any("is another user's name" in step for step in refused.steps)
+    granted = ask("default{default{allow spoof allow spoof_all}}", user)
+    assert granted.answer is not None and granted.answer != b"alice"
+
+
+def test_a_cut_name_is_compared_as_it_is_sent() -> None:
+    """A name of more than 512 octets may not become another user's by the cut, nor hide one that it was."""
+    long_name = b"b" * MAX_USER_ID
+    system = parse_system(b"default{default{allow spoof}}", "system", uids)
+    for reply, names in (
+        (long_name + b"x", {long_name: 1002}),
+        (long_name + b"x", {long_name + b"x": 1002}),
+        (b" " * 5 + long_name, {long_name[5:]: 1002}),
+    ):
+        blocks = parse_user(b'global { reply "%s" }' % reply, "user")
+        ends = ("127.0.0.1", 40000), ("127.0.0.1", 1240)
+        decision = decide(1001, b"alice", *ends, system, partial(list, blocks), names.get, no_forward, first)
+        assert decision.answer == b"alice"
+
+
+@pytest.mark.parametrize("reply", ["", "a\\0b", "\\0", "a\\rb", "a\\nb", "\\n"])
+@pytest.mark.parametrize("forced", [False, True])
+def test_what_no_line_can_hold_is_refused(reply: str, forced: bool) -> None:
+    """A reply with nothing, NUL, CR or LF in it is never sent, not even where it is forced."""
+    if forced:
+        decision = ask(f'default{{default{{force reply "{reply}"}}}}')
+    else:
+        decision = ask("default{default{allow spoof}}", f'global{{reply "{reply}"}}')
+    assert decision.answer == b"alice"
+    assert any("can't be sent" in step for step in decision.steps)
+
+
+def test_one_uid_with_two_names() -> None:
+    """Either login name of one's own uid needs no capability, even towards a privileged port."""
+    system = parse_system(b"default{default{deny spoof}}", "system", uids)
+    blocks = parse_user(b"global { reply toor }", "user")
+    ends = ("127.0.0.1", 40000), ("127.0.0.1", 80)
+    names = {b"root": 0, b"toor": 0}
+    assert decide(0, b"root", *ends, system, lambda: blocks, names.get, no_forward, first).answer == b"toor"
+
+
+def test_a_refused_choice_is_not_chosen_again() -> None:
+    """One reply is picked first and tested then, so a list with a forbidden name gives the login name at times."""
+    user = "global { reply bob foo }"
+    system = "default{default{allow spoof}}"
+    assert ask(system, user, choose=lambda sequence: sequence[0]).answer == b"alice"
+    assert ask(system, user, choose=lambda sequence: sequence[1]).answer == b"foo"
+
+
+def test_only_the_first_twenty_replies_count() -> None:
+    """A user's 21st reply and those after it are never chosen, while 255 forced ones all are."""
+    replies = " ".join(f"r{n}" for n in range(255))
+    seen: list[int] = []
+
+    def last(sequence: Sequence[Any]) -> Any:
+        seen.append(len(sequence))
+        return sequence[-1]
+
+    assert ask("default{default{allow spoof}}", f"global{{reply {replies}}}", choose=last).answer == b"r19"
+    assert ask(f"default{{default{{force reply {replies}}}}}", choose=last).answer == b"r254"
+    assert seen == [20, 255]
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern"),
+    [("random", b"[0-9A-Za-z]{11}"), ("random_numeric", b"user(0|[1-9][0-9]{0,4})"), ("numeric", b"1001")],
+)
+def test_made_up_names(kind: str, pattern: bytes) -> None:
+    """Random names have their shape and differ; each needs its own capability."""
+    user = f"global {{ {kind} }}"
+    answers = [ask(f"default{{default{{allow {kind}}}}}", user, choose=pick).answer or b"" for _ in range(20)]
+    assert all(re.fullmatch(pattern, answer) for answer in answers)
+    assert (len(set(answers)) > 1) == (kind != "numeric")
+    for other in {"random", "random_numeric", "numeric"} - {kind}:
+        assert ask(f"default{{default{{allow {other}}}}}", user).answer == b"alice"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 70_000))
+def test_pick_stays_inside(length: int) -> None:
+    """Whatever the length of a sequence, one of its items is picked."""
+    assert pick(range(length)) in range(length)
+
+
+def test_pick_favours_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every item can be picked, and numbers that would favour some are thrown away."""
+    octets = iter([255, 250, 248, 247, 62, 0])
+    monkeypatch.setattr("os.urandom", lambda size: bytes((next(octets),)))
+    assert [pick(range(62)) for _ in range(3)] == [247 % 62, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("system", "uid", "fport", "rule"),
+    [
+        ("\n\ndefault {\n default { allow spoof }\n fport 80 { deny spoof }\n}\n", 1001, 1240, "system:4"),
+        ("\n\ndefault {\n default { allow spoof }\n fport 80 { deny spoof }\n}\n", 1001, 80, "system:5"),
+        ("default { default { deny hide } }\nuser alice {\n\n fport 80 { deny spoof } }\n", 1001, 80, "system:4"),
+        ("default { default { deny hide } }\nuser alice {\n\n fport 80 { deny spoof } }\n", 1001, 81, "system:1"),
+        ("default { default { deny hide } }\nuser alice {\n\n fport 80 { deny spoof } }\n", 1002, 80, "system:1"),
+        ("default { fport 80 { deny spoof } }", 1001, 81, "no rule"),
+        ("user bob { default { deny spoof } }", 1001, 80, "no rule"),
+        ("", 1001, 80, "no rule"),
+    ],
+)
+def test_the_rule_that_decided_is_named(system: str, uid: int, fport: int, rule: str) -> None:
+    """The decision names file and line of the system block that was obeyed."""
+    assert ask(system, uid=uid, fport=fport).rule == rule
+
+
+def test_the_steps_let_a_user_mend_his_file() -> None:
+    """The steps tell the block that matched, the wish, and which capability was wanting."""
+    decision = ask("default {\n default { allow hide }\n}", "# mine\nto 10.0.0.1 { hide }\nglobal { reply foo }\n")
+    assert (decision.rule, decision.wish) == ("system:2", "user:3")
+    assert decision.steps == [
+        "the rule at system:2, in the default block, is the last that matches",
+        "it allows hide",
+        'the owner\'s wish at user:3 is the last that matches: reply "foo"',
+        "refused: spoof is not allowed",
+        'the login name is told: "alice"',
+    ]
+
+
+def test_families_and_scopes() -> None:
+    """Filters compare IPv4-mapped ends as IPv4, ignore scopes, and never mix families."""
+    system = "default{default{allow spoof}}"
+    assert ask(system, "to 10.0.0.0/8 {reply x}", theirs="::ffff:10.1.2.3").answer == b"x"
+    assert ask(system, "to fe80::/10 {reply x}", theirs="fe80::1%lo").answer == b"x"
+    assert ask(system, "to ::/0 {reply x}", theirs="10.1.2.3").answer == b"alice"
+    assert ask(system, "to 0.0.0.0/0 {reply x}", theirs="::1").answer == b"alice"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.sampled_from(["allow spoof", "allow spoof_all", "deny spoof", "allow hide", "force hide"]), min_size=1),
+    st.sampled_from(["reply bob", 'reply " bob"', "hide", "numeric", "random", "reply foo", "reply alice"]),
+)
+def test_no_user_is_named_as_another_without_spoof_all(lines: list[str], statement: str) -> None:
+    """Whatever the lines, another user's name is told only where spoof and spoof_all are allowed."""
+    decision = ask(f"default {{ default {{ {' '.join(lines)} }} }}", f"global {{ {statement} }}")
+    if decision.answer is not None and decision.answer.strip() == b"bob":
+        assert "allow spoof_all" in lines
+        assert "allow spoof" in lines

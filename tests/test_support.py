@@ -1,0 +1,58 @@
+"""The oldest and the newest of what is supported: interpreters, pyroute2, psutil."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, skip
+
+#: pyroute2 of Debian 12, and the first psutil whose wheels fit every Python 3.
+OLDEST = ("pyroute2==0.7.2", "psutil==5.9.4")
+NEWEST = ("pyroute2", "psutil")
+
+#: Needs neither root nor other programs, and runs in seconds.
+UNIT_TESTS = ["test_protocol.py", "test_connection.py", "test_errors.py", "test_users.py", "test_words.py",
+              "test_grammar.py", "test_policy.py", "test_sock_diag.py"]  # fmt: skip
+
+
+def interpreters() -> dict[tuple[int, int], str]:
+    """Return one interpreter per supported minor version that this machine has, by version."""
+    folders = [Path(folder) for folder in os.environ.get("PATH", "").split(":")]
+    folders += [Path("/usr/bin"), Path("/usr/local/bin"), *Path.home().glob(".pyenv/versions/3.*/bin")]
+    found: dict[tuple[int, int], str] = {}
+    for folder in folders:
+        for path in folder.glob("python3.*") if os.access(folder, os.R_OK | os.X_OK) else ():
+            match = re.fullmatch(r"python3\.([0-9]+)", path.name)
+            if match and int(match[1]) >= 9 and (3, int(match[1])) not in found:
+                code = "import sys, venv, ensurepip; assert sys.version_info.releaselevel == 'final'"
+                if subprocess.run([path, "-c", code], capture_output=True).returncode == 0:
+                    found[3, int(match[1])] = str(path)
+    return dict(sorted(found.items()))
+
+
+def combinations() -> list[tuple[str, tuple[str, str]]]:
+    """Return the newest pair under every interpreter, and the oldest pair under the oldest interpreter."""
+    found = list(interpreters().values())
+    return [(found[0], OLDEST), *((path, NEWEST) for path in found)] if found else []
+
+
+@pytest.mark.parametrize(("interpreter", "packages"), combinations(), ids=lambda value: str(value))
+def test_unit_tests_pass(interpreter: str, packages: tuple[str, str], tmp_path: Path) -> None:
+    """The unit tests pass under this interpreter with this pair of packages."""
+    subprocess.run([interpreter, "-m", "venv", tmp_path / "venv"], check=True, timeout=120)
+    python = tmp_path / "venv" / "bin" / "python"
+    install = [str(python), "-m", "pip", "install", "--quiet", "--only-binary", "psutil"]
+    install += ["pytest", "hypothesis", *packages]
+    installed = subprocess.run(install, capture_output=True, text=True, timeout=300)
+    if installed.returncode:
+        skip(f"pip could not install {packages}: {installed.stderr}")
+    tests = [ROOT / "tests" / name for name in UNIT_TESTS if (ROOT / "tests" / name).exists()]
+    # Some tests need what only the whole suite has; there they run.
+    environment = {name: value for name, value in os.environ.items() if name != "IDENTD_NO_SKIP"}
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, tests)]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
