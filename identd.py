@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import argparse
     import socket
     from collections import OrderedDict, deque
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn, Protocol
 
     from lookup.connection import Address, Owner
@@ -530,15 +530,7 @@ def _lookup(serverAddress: Address, clientAddress: Address, options: Options) ->
 
     owner = lookup.find(serverAddress, clientAddress)
     known = Known(owner.uid, become_owner, watch=False)
-    return lookup.told(owner, *_hosts(owner, serverAddress, clientAddress), _policy(options), known)
-
-
-def _hosts(owner: Owner, serverAddress: Address, clientAddress: Address) -> tuple[Address, Address]:
-    """Fill in the hosts that a query by hand leaves open."""
-    return (
-        serverAddress if serverAddress[0] else owner.server,
-        clientAddress if clientAddress[0] else owner.client,
-    )
+    return lookup.told(owner, serverAddress, clientAddress, _policy(options), known)
 
 
 def _policy(options: Options) -> Any:
@@ -1594,24 +1586,29 @@ def _ask_a_fresh_identd(listener: socket.socket, query: str) -> tuple[str, str]:
 def explain(options: Options) -> int:
     """Say what would be answered now, and why, step by step."""
     # All that follows needs them, and root's interpreter may stand where nobody may not look.
-    from lookup import access, forward, grammar, policy, processes, sock_diag, wishes  # noqa: F401
+    from lookup import ConfigError, forward, load, policy, processes, sock_diag  # noqa: F401
+    from lookup.explain import steps
 
     uid = os.getuid()
     if os.geteuid() == 0:
         drop_privileges(options.user, options.group)
         print(f"as       {options.user or 'nobody'}, like the warm process and the files for inetd, xinetd and systemd")
-    system: System | IdentError | None
+    path = options.config or CONFIG
+    system: System | ConfigError | None
     try:
-        system = _policy(options)
-    except IdentError as error:
+        system = load(path, options.config is not None)
+    except ConfigError as error:
         system = error
+
+    def explained(server: Address, client: Address) -> list[str]:
+        return list(steps(server, client, system, path, lambda outcome: _reply(outcome, server, client, options)))
+
     if options.explain:
         match = _TOKENS.fullmatch(os.fsencode(options.explain))
         ports = (_port(match[1]), _port(match[2])) if match else (0, 0)
         if not all(ports):
             raise UsageError(f"two ports expected, PORT-ON-SERVER,PORT-ON-CLIENT, not {options.explain!r}")
-        server, client = (options.server_address, ports[0]), (options.client_address, ports[1])
-        for step in _explain_query(server, client, system, options):
+        for step in explained((options.server_address, ports[0]), (options.client_address, ports[1])):
             print(_printable(step))
         return EXIT_OK
     try:
@@ -1620,7 +1617,7 @@ def explain(options: Options) -> int:
     except sock_diag.SockDiagUnavailable as error:
         raise IdentError(f"the kernel can't be asked which connections are yours ({error}): name one's ports") from None
     for owner in owners:
-        *_, reply = _explain_query(owner.server, owner.client, system, options)
+        reply = explained(owner.server, owner.client)[-1]
         print(_printable(f"{owner.ends} {reply.partition(' ')[2].strip()}"))
     if not owners:
         print(f"uid {uid} has no TCP connection")
@@ -1632,121 +1629,13 @@ def _printable(text: str) -> str:
     return re.sub("[^ -~]", lambda found: ascii(found[0])[1:-1], text)
 
 
-def _explain_query(
-    server: Address, client: Address, system: System | IdentError | None, options: Options
-) -> Iterator[str]:
-    """Yield the steps to an answer; the last one is the reply.
-
-    :param system: what the system file says, or why it can't be obeyed.
-    """
-    import lookup
-
-    outcome: Any
-    try:
-        owner = lookup.find(server, client)
-    except IdentError as error:
-        yield f"socket   {error.detail or error}"
-        yield from _advise(error, server, client)
-        outcome = error
-    else:
-        yield f"socket   {owner!r}"
-        try:
-            outcome = yield from _explain_owner(owner, *_hosts(owner, server, client), system, options)
-        except IdentError as error:
-            outcome = error
-    yield f"reply    {_reply(outcome, server, client, options)}"
-
-
-def _advise(error: IdentError, server: Address, client: Address) -> Iterator[str]:
-    """Yield what may help where no socket is the one that was meant."""
-    import lookup
-
-    if not isinstance(error, NoUser):
-        if not (server[0] and client[0]):
-            yield "fix      tell which one is meant by --server-address and --client-address"
-        return
-    try:
-        lookup.find((server[0], client[1]), (client[0], server[1]))
-        yield f"fix      {client[1]},{server[1]} is a connection: the port on this host comes first"
-    except IdentError:
-        return
-
-
-def _explain_owner(
-    owner: Owner, server: Address, client: Address, system: System | IdentError | None, options: Options
-) -> Any:
-    """Yield the steps from a socket to what is told of its owner, and return that."""
-    import lookup
-    from lookup import access, users, wishes
-    from lookup.known import Known
-
-    def kept(path: str) -> str:
-        fix = access.kept_from_nobody(path, owner.uid)
-        return fix and f"an identd of another user, such as nobody, can't read it ({fix})"
-
-    class Stranger(Known):
-        def wishes(self) -> wishes.Wishes:
-            return wishes.read(self.uid, users.home(self.uid), kept) if heard else wishes.Wishes()
-
-    try:
-        answer = lookup.name(owner)
-    except IdentError as error:
-        yield f"login    {error.detail}"
-        raise
-    named = answer[0] == "UNIX"
-    yield f"login    {answer[1]}" if named else f"login    none: uid {answer[1]} has no passwd entry"
-    if isinstance(system, IdentError):
-        yield f"system   {system.detail}"
-        raise system
-    path = options.config or CONFIG
-    yield f"system   {path}" if system else f"system   no {path}, so nobody may do anything"
-    if not named:
-        return answer
-    heard = lookup.has_a_say(system, owner, server, client)
-    verdict = lookup.judge(owner, answer[1], server, client, system, Stranger(owner.uid))
-    at = next((at for at, step in enumerate(verdict.steps) if step.startswith("the owner")), len(verdict.steps))
-    for step in verdict.steps[:at]:
-        yield f"rule     {step}"
-    if not heard:
-        yield "file     not read: nothing that its owner could wish for is allowed"
-        yield _permit(owner, answer[1], "spoof", system, path)
-        return answer
-    for _, text in verdict.files:
-        yield f"file     {text}"
-    if not verdict.files:
-        yield "file     not read: what is forced counts"
-    for step in verdict.steps[at:]:
-        yield f"why      {step}"
-        refused = re.search(r"^refused: .*?(\w+) is not allowed", step)
-        if refused:
-            yield _permit(owner, answer[1], refused[1], system, path)
-    if os.getuid() == owner.uid:
-        own = lookup.judge(owner, answer[1], server, client, system, Known(owner.uid))
-        if own.path != verdict.path:
-            told = _reply(own, server, client, options, answer)
-            yield f"else     an identd that is started as root for each query reads {own.path}, and replies {told}"
-    return lookup.said(answer, verdict)
-
-
-def _permit(owner: Owner, login: str, capability: str, system: System | None, path: str) -> str:
-    """Return what an administrator would have to write for a wish to be granted."""
-    block = f'`user "{login}" {{ default {{ allow {capability} }} }}`'
-    if system is not None and owner.uid in system.users:
-        block = f"`allow {capability}` in the block for user {login}"
-    return f"fix      the administrator can grant it: {block} in {path}"
-
-
-def _reply(outcome: Any, server: Address, client: Address, options: Options, answer: Any = None) -> str:
-    """Return the line that a client gets for what was found out, an exception among it, or for a verdict."""
+def _reply(outcome: Any, server: Address, client: Address, options: Options) -> str:
+    """Return the line that a client gets for an answer, or for an exception."""
 
     def run(*_: Any) -> Any:
         if isinstance(outcome, Exception):
             raise outcome
-        if answer is None:
-            return outcome
-        import lookup
-
-        return lookup.said(answer, outcome)
+        return outcome
 
     transport = Sink(server[0], client[0])
     protocol = Identd(options, NoLog(options), run)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer", "ConfigError", "HiddenUser", "IdentError", "InvalidPort", "NoUser", "Verdict",
-    "find", "has_a_say", "judge", "load", "lookup", "name", "said", "told",
+    "find", "judge", "load", "lookup", "name", "said", "told",
 ]  # fmt: skip
 
 
@@ -112,7 +112,8 @@ def told(
 
     known = known or Known(owner.uid)
     answer = name(owner, known)
-    if answer[0] != "UNIX" or not has_a_say(system, owner, serverAddress, clientAddress):
+    # Without a system file nobody may do anything, so nobody is asked what he wishes.
+    if answer[0] != "UNIX" or system is None:
         return answer
     return said(answer, judge(owner, answer[1], serverAddress, clientAddress, system, known))
 
@@ -129,13 +130,14 @@ def said(answer: Answer, verdict: Verdict) -> Answer:
 
 
 def judge(
-    owner: Owner, login: str, serverAddress: Address, clientAddress: Address, system: System | None, known: Known
+    owner: Owner, login: str, serverAddress: Address, clientAddress: Address, system: System, known: Known
 ) -> Verdict:
     """Decide what may be said of an owner whose login name is known.
 
     May block as the name service does, on the owner's files, and for `forward.FORWARD_SECONDS`.
 
-    :param serverAddress: our end as the query names it. :param clientAddress: the far end.
+    :param serverAddress: our end as the query names it. :param clientAddress: the far end. A host of ``""`` is the
+        socket's own.
     :param system: from `load`.
     :param known: what is known of him already, and how to find out the rest.
     :raises IdentError: his privileges could not be taken on. :raises Forgotten: ``known`` is to block no more.
@@ -158,21 +160,14 @@ def judge(
 
         return forward.ask(host, port, serverAddress[1], clientAddress[1])
 
+    server = serverAddress if serverAddress[0] else owner.server
+    client = clientAddress if clientAddress[0] else owner.client
     decision = policy.decide(
-        owner.uid, os.fsencode(login), serverAddress, clientAddress, system, read_wishes, known.uid_of, ask
+        owner.uid, os.fsencode(login), server, client, system, read_wishes, known.uid_of, ask
     )
     verdict.user, verdict.steps = decision.answer, decision.steps
     verdict.rule = ", ".join(filter(None, (decision.rule, decision.wish)))
     return verdict
-
-
-def has_a_say(system: System | None, owner: Owner, serverAddress: Address, clientAddress: Address) -> bool:
-    """Say whether the system file could make the answer another than the login name. Never blocks."""
-    if system is None:
-        return False
-    from . import policy
-
-    return policy.has_a_say(owner.uid, serverAddress, clientAddress, system)
 
 
 def find(serverAddress: Address, clientAddress: Address) -> Owner:

@@ -42,9 +42,6 @@ _BLANKS = b" \t\n\v\f\r\x1c\x1d\x1e\x1f"
 
 _NO_RULE = "no rule"
 
-#: What lets an owner change the answer. spoof_all and spoof_privport only widen spoof.
-_GRANTS = frozenset(("spoof", "hide", "random", "random_numeric", "numeric", "forward"))
-
 
 class Decision:
     """What is said of an owner, and why.
@@ -120,20 +117,6 @@ def decide(
     question.decision.wish = block.rule
     say(f"the owner's wish at {block.rule} is the last that matches: {block.wish}")
     return question.wished(block.wish, rule.capabilities if rule else frozenset())
-
-
-def has_a_say(uid: int, server: Address, client: Address, system: System) -> bool:
-    """Say whether the answer could be another than the owner's login name.
-
-    It could not where the rule forces nothing and grants nothing: then no wish need be read. (He might have
-    wished for a second login name of the same uid, for which oidentd asks no permission.) Arguments: see `decide`.
-    """
-    rule = _Question(uid, b"", client[1], _unasked, _unasked, pick).rule(system, (end(server), end(client)))
-    return rule is not None and (rule.force is not None or bool(rule.capabilities & _GRANTS))
-
-
-def _unasked(*_: object) -> None:
-    """Nobody is asked where no wish is read."""
 
 
 def _last(blocks: Sequence[Block], ends: tuple[tuple[bytes, int], tuple[bytes, int]]) -> Block | None:

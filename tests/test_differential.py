@@ -283,11 +283,6 @@ def a_comment_without_end_goes_on_in_user_files(case: Case, answers: Answers) ->
     return b"/*" in case.system
 
 
-def a_second_login_name_needs_no_permission(case: Case, answers: Answers) -> bool:
-    """Where nothing is allowed no wish is read, so that a second login name of one's own is not told either."""
-    return _name(answers.theirs) == b"second" and answers.ours == [b":USERID:UNIX:alice\r\n"]
-
-
 DIFFERENCES: list[Callable[[Case, Answers], bool]] = [
     crash_without_a_matching_default_range,
     force_in_the_default_block_is_granted,
@@ -302,7 +297,6 @@ DIFFERENCES: list[Callable[[Case, Answers], bool]] = [
     a_uid_without_a_login_name_is_nobody,
     backslash_e_is_escape,
     a_comment_without_end_goes_on_in_user_files,
-    a_second_login_name_needs_no_permission,
 ]
 
 

@@ -295,12 +295,12 @@ def test_a_force(alice: Resident, ports: str) -> None:
 
 
 def test_nothing_is_allowed(alice: Resident, ports: str) -> None:
-    """Where nothing that could be wished for is allowed, her file is not read, and it says so."""
-    alice.write("global {{{")
+    """Her file is read, for her own name needs no permission; what she lacks for another is said, and how to get it."""
+    alice.write('global { reply "bouncer" }')
     with system_file("") as path:
         told = as_everybody(alice, ports, path)
     assert "has no default block, so nothing is allowed" in told.all("rule")[0]
-    assert told.the("file").startswith("not read: ")
+    assert "refused: spoof is not allowed" in told.all("why")
     assert f'`user "{alice.name}" {{ default {{ allow spoof }} }}` in {path}' in told.the("fix")
 
 

@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 #: Here oidentd compares uninitialised memory, so that both of the table's answers may come.
 BY_CHANCE = 206
 
+#: Cases that the table lacks: a second login name of one's own needs no permission (the world's alice has one).
+MORE: list[dict[str, Any]] = [
+    {
+        "n": number, "what": what, "system": system, "user": 'global { reply "second" }', "args": [], "owner": "alice",
+        "from": "127.0.0.1", "to": "127.0.0.1", "lport": 0, "fport": 80,
+        "oidentd": {"reply": "L,F:USERID:UNIX:second\r\n"},
+    }
+    for number, what, system in (
+        ("a", "no rule", ""),
+        ("b", "a rule that allows nothing", "default { default { deny spoof } }"),
+        ("c", "a rule that allows what is not wished for", "user alice { default { allow hide } }"),
+    )
+]  # fmt: skip
+
 #: How a complaint about the system file names it: with line and column, unless there is no file.
 PLACE = r"{}:(\d+:\d+: \S.*| no such file)"
 
@@ -45,7 +59,7 @@ def warm(world: World) -> Iterator[None]:
     assert "Traceback" not in log
 
 
-@pytest.fixture(params=VECTORS, ids=lambda vector: f"{vector['n']}-{vector['what']}")
+@pytest.fixture(params=[*VECTORS, *MORE], ids=lambda vector: f"{vector['n']}-{vector['what']}")
 def vector(request: pytest.FixtureRequest, world: World) -> Iterator[dict[str, Any]]:
     """A line of the table, its files written and its connection open, as ``number`` with its ``ports``."""
     vector: dict[str, Any] = dict(request.param)
