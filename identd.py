@@ -473,7 +473,24 @@ class Identd(IdentServer):
 
     def lineReceived(self, line: bytes) -> None:
         self._line = line
-        super().lineReceived(line)
+        if self.multiQuery and os.geteuid() == 0:
+            self._have_a_child_answer(line)
+        else:
+            super().lineReceived(line)
+
+    def _have_a_child_answer(self, line: bytes) -> None:
+        """Leave a line to a child, who may become the owner for good: the next line may be about another one."""
+        transport = self.transport
+        child = os.fork()
+        if child == 0:
+            try:
+                super().lineReceived(line)
+            finally:
+                os._exit(transport.errno or transport.disconnecting)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status != 0:
+            transport.disconnecting = True
+            transport.errno = status if status > 1 else 0
 
     def invalidQuery(self) -> None:
         self._refuse("an invalid query", self._line)
@@ -543,25 +560,17 @@ def _policy(options: Options) -> Any:
         raise IdentError(str(error)) from None
 
 
-#: The owner whom this process became, or tried to. His rights are not another one's: a file that is closed to him may
-#: hide its owner.
-_given_up_for: int | None = None
-
-
 def become_owner(uid: int) -> None:
     """Give up root for good and become a connection's owner; root himself, for whom nothing is given up, as nobody.
 
-    :raises IdentError: the kernel refuses, or he has no groups that could be told; or root was given up for
-        another owner before (one connection, or a pipe, may bring queries about several).
+    Whoever became one owner must not look at what is another's: see `Identd.lineReceived`.
+
+    :raises IdentError: the kernel refuses, or he has no groups that could be told.
     """
     import pwd
 
-    global _given_up_for
-    if _given_up_for not in (None, uid):
-        raise IdentError(f"root was given up for uid {_given_up_for}, who may not do what this owner may", uid)
     if os.geteuid() != 0:
         return
-    _given_up_for = uid
     try:
         entry = pwd.getpwuid(uid) if uid else pwd.getpwnam("nobody")
         os.initgroups(entry.pw_name, entry.pw_gid)
@@ -626,6 +635,8 @@ def _end(address: Any) -> End:
 class SocketTransport:
     """A connected socket that blocks, until the deadline of the query under way at the most."""
 
+    errno = 0
+
     def __init__(self, connection: socket.socket, timeout: float) -> None:
         """:param timeout: seconds for each whole query; 0: no deadline. :raises OSError: the peer has gone."""
         self._socket = connection
@@ -682,12 +693,13 @@ class SocketTransport:
 
 
 class TextTransport:
-    """Standard input and output of someone who tests by hand."""
+    """Standard input and output of someone who tests by hand. ``errno``: why replies can't be written."""
+
+    errno = 0
 
     def __init__(self, host: str, peer: str) -> None:
         self._host, self._peer = End(host), End(peer)
         self.disconnecting = False
-        self.error: OSError | None = None
 
     def getHost(self) -> End:
         return self._host
@@ -701,7 +713,7 @@ class TextTransport:
         except BrokenPipeError:  # EPIPE: nobody reads on
             self.disconnecting = True
         except OSError as error:  # ENOSPC, EIO, EBADF: for main to tell
-            self.error = error
+            self.errno = error.errno or errno.EIO
             self.disconnecting = True
 
     def loseConnection(self) -> None:
@@ -1340,8 +1352,8 @@ def serve_lines(options: Options, log: Log) -> None:
     if protocol.unfinished:
         protocol.dataReceived(b"\n")
     protocol.connectionLost()
-    if transport.error is not None:
-        raise transport.error
+    if transport.errno:
+        raise OSError(transport.errno, os.strerror(transport.errno))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -1561,12 +1573,18 @@ def _ask_a_fresh_identd(listener: socket.socket, query: str) -> tuple[str, str]:
     import socket
     import subprocess
 
-    command = [sys.executable, os.path.abspath(__file__), "--debug", "--nosyslog", "--config", os.devnull]
+    # Whatever we may wish to be called, the login name is expected.
+    system, text = os.pipe()
+    os.write(text, b"default { default { force spoof } }")
+    os.close(text)
+    command = [sys.executable, os.path.abspath(__file__), "--debug", "--nosyslog", "--config", f"/dev/fd/{system}"]
     with socket.create_connection(listener.getsockname()) as asker:
         with listener.accept()[0] as handed_over:
             process = subprocess.Popen(
-                command, stdin=handed_over.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-            )
+                command, stdin=handed_over.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                pass_fds=[system],
+            )  # fmt: skip
+        os.close(system)
         asker.settimeout(LOOKUP_SECONDS + 2)
         reply = b""
         try:

@@ -155,9 +155,9 @@ def judge(
         return found.blocks
 
     def ask(host: str, port: int) -> bytes | None:
-        known.become_owner()
-        from . import forward
+        from . import forward  # before root is given up, as in known.py
 
+        known.become_owner()
         return forward.ask(host, port, serverAddress[1], clientAddress[1])
 
     server = serverAddress if serverAddress[0] else owner.server

@@ -75,9 +75,10 @@ class Known:
     def wishes(self) -> Wishes:
         """Return what `wishes.read` does."""
         if self._wishes is None:
-            self.become_owner()
+            # First, for the owner may not be allowed to read root's Python.
             from . import wishes
 
+            self.become_owner()
             self._home = users.home(self.uid)
             before = _mark(self._home) if self._watch else None
             self._wishes = wishes.read(self.uid, self._home)

@@ -48,7 +48,7 @@ def two_connections(needs_root: None) -> Iterator[tuple[bytes, bytes]]:
 
 
 def test_asking_about_another_user_first(two_connections: tuple[bytes, bytes]) -> None:
-    """Root's process becomes one owner only: a query about a second one may not tell a name that he hides."""
+    """A process becomes one owner only, so that a query about a second one does not tell a name that he hides."""
     one, other = two_connections
     with system_file("default { default { allow hide } }") as path:
         options = ("-C", str(path))
@@ -56,11 +56,11 @@ def test_asking_about_another_user_first(two_connections: tuple[bytes, bytes]) -
             served.client.sendall(b"%b\r\n%b\r\n%b\r\n" % (one, other, one))
             served.client.shutdown(socket.SHUT_WR)
             replies = served.read()
-        expected = b"%b:ERROR:HIDDEN-USER\r\n%b:ERROR:UNKNOWN-ERROR\r\n%b:ERROR:HIDDEN-USER\r\n" % (one, other, one)
+        expected = b"%b:ERROR:HIDDEN-USER\r\n%b:ERROR:HIDDEN-USER\r\n%b:ERROR:HIDDEN-USER\r\n" % (one, other, one)
         assert replies == expected
         said = by_hand(b"%b\n%b\n%b\n" % (one, other, one), *options)
     assert said.stdout == expected
-    assert "root was given up for uid" in said.stderr
+    assert said.status == 0
 
 
 @pytest.mark.parametrize("reply", ["bob x", "bob\\tx", " bob x", "bob\\v" + "x" * 600, "\\x1fbob\\x1dx"])

@@ -192,14 +192,17 @@ def test_in_a_user_namespace(alice: Resident, ports: bytes, system: str) -> None
         assert "user namespace" in served.log()
 
 
-def test_what_a_rule_without_grants_costs(alice: Resident, ports: bytes, tmp_path: Path) -> None:
-    """Where nothing is allowed, nothing of hers is opened, by whomever."""
+def test_nothing_is_opened_in_vain(alice: Resident, ports: bytes, tmp_path: Path) -> None:
+    """Without a system file, and where the answer is forced, nothing of hers is opened, by whomever."""
     trace = tmp_path / "trace"
     words = [program("strace"), "-f", "-s", "300", "-o", str(trace)]
-    with handler("-C", "/dev/null", command=[*words, *COMMAND]) as served:
-        assert served.ask(ports + b"\r\n").endswith(b":%b\r\n" % alice.name.encode())
-        served.status()
-    assert str(alice.home) not in trace.read_text()
+    without = driver(tmp_path, "import identd\nidentd.CONFIG = '/nonexistent/oidentd.conf'")
+    with system_file("default { default { force spoof } }") as forcing:
+        for command, options in ((without, ()), (COMMAND, ("-C", str(forcing)))):
+            with handler(*options, command=[*words, *command]) as served:
+                assert served.ask(ports + b"\r\n").endswith(b":%b\r\n" % alice.name.encode())
+                served.status()
+            assert str(alice.home) not in trace.read_text()
 
 
 def test_an_owner_without_a_name(alice: Resident, system: str) -> None:
