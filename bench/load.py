@@ -88,7 +88,9 @@ def held(host: str = "127.0.0.1", uid: int | None = None, told: str | None = Non
         if uid is not None:
             os.seteuid(uid)
         try:
-            client = socket.create_connection(listener.getsockname()[:2])
+            # Not by create_connection(), which may have to import a codec that this user may not read.
+            client = socket.socket(family)
+            client.connect(listener.getsockname())
             server = listener.accept()[0]
         finally:
             if uid is not None:
