@@ -25,6 +25,7 @@ from lookup.blocks import UserBlock
 from lookup.connection import pack
 from lookup.grammar import parse_system, parse_user
 from lookup.policy import decide
+from lookup.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,7 +143,7 @@ def test_a_lookup_that_somebody_cancels() -> None:
 def test_a_job_that_is_parked_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job whose owner's last stuck one ends while it is being parked is done all the same."""
     loop = asyncio.new_event_loop()
-    workers = identd.Workers(loop, lambda what: None)
+    workers = Workers(loop, lambda what: None)
     has_room = workers._has_room
     asked: list[int] = []
 

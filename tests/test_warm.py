@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import pwd
@@ -12,9 +11,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
-import time
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -43,8 +39,8 @@ from installed import free_port, readable_folder, until_it_listens
 from single_shot import COMMAND, PATIENCE, driver, ending, feed, handler, me, start
 from warm import Warm, everything, log_of, needs_nobody_to_import, pause, until_it_serves, warming
 
-import identd
 from bench import load
+from lookup.workers import THREADS_PER_OWNER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -696,7 +692,7 @@ def test_a_stuck_name_service(needs_root: None, tmp_path: Path) -> None:
         for uid in (stuck.uid, alice.pw_uid, 0):
             ends = stack.enter_context(Person(uid)).dial(listener.getsockname())
             queries[uid] = b"%d,%d" % (ends[0][1], ends[1][1])
-        waiting = [stack.enter_context(warm.call()) for _ in range(3 * identd.THREADS_PER_OWNER)]
+        waiting = [stack.enter_context(warm.call()) for _ in range(3 * THREADS_PER_OWNER)]
         for client in waiting:
             client.sendall(queries[stuck.uid] + b"\r\n")
         for _ in range(100):
@@ -705,7 +701,7 @@ def test_a_stuck_name_service(needs_root: None, tmp_path: Path) -> None:
                 assert warm.ask(queries[uid] + b"\r\n") == expected
         failed = queries[stuck.uid] + b":ERROR:UNKNOWN-ERROR\r\n"
         assert [everything(client) for client in waiting] == [failed] * len(waiting)
-        assert warm.threads() <= 1 + identd.THREADS_PER_OWNER + 2
+        assert warm.threads() <= 1 + THREADS_PER_OWNER + 2
         woken = stuck.wake()
         stuck.release()
         os.close(woken)
@@ -740,7 +736,7 @@ def test_a_stuck_home(needs_root: None, tmp_path: Path) -> None:
         for user in (alice, bob):
             ends = stack.enter_context(Person(user.pw_uid)).dial(listener.getsockname())
             queries[user.pw_name] = b"%d,%d" % (ends[0][1], ends[1][1])
-        waiting = [stack.enter_context(warm.call()) for _ in range(2 * identd.THREADS_PER_OWNER)]
+        waiting = [stack.enter_context(warm.call()) for _ in range(2 * THREADS_PER_OWNER)]
         for client in waiting:
             client.sendall(queries[alice.pw_name] + b"\r\n")
         answer = b"%b:USERID:UNIX:%b\r\n" % (queries[bob.pw_name], bob.pw_name.encode())
@@ -763,40 +759,6 @@ def test_a_fifo_for_a_file(needs_root: None, tmp_path: Path) -> None:
         pair = stack.enter_context(connect())
         for _ in range(3):
             assert warm.ask(pair.query + b"\r\n") == named(pair)
-
-
-def test_what_nobody_waits_for_is_forgotten() -> None:
-    """Jobs behind stuck ones do not heap up for as long as these are stuck."""
-
-    class Job:
-        pass
-
-    release = threading.Event()
-    loop = asyncio.new_event_loop()
-    try:
-        workers = identd.Workers(loop, pytest.fail)
-        pendings = []
-        forgotten = []
-        for _ in range(identd.THREADS_PER_OWNER + 30):
-            pending, job = identd.Pending(), Job()
-            pending.timer = loop.call_later(0.2, pending.settle, RuntimeError())
-            pending.addCallbacks(lambda _: None, lambda _: None)
-            workers.call(7, pending, lambda _: release.wait(PATIENCE), (job,))
-            pendings.append(pending)
-            forgotten.append(weakref.ref(job))
-        del job
-        end = time.monotonic() + PATIENCE
-        # Those that are stuck, and the last one that a thread has seen.
-        most = identd.THREADS_PER_OWNER + 2
-        while sum(job() is not None for job in forgotten) > most and time.monotonic() < end:
-            loop.run_until_complete(asyncio.sleep(0.05))
-        assert identd.THREADS_PER_OWNER <= sum(job() is not None for job in forgotten) <= most
-        assert workers.any_busy
-    finally:
-        release.set()
-        until(lambda: not workers.any_busy)
-        loop.run_until_complete(asyncio.sleep(0.1))
-        loop.close()
 
 
 # The end.
