@@ -85,10 +85,11 @@ def _is_within(packed: bytes, network: Network | None) -> bool:
 class _Placed:
     """What stands somewhere in a file: ``path``, ``line`` (from 1), and both as text."""
 
-    __slots__ = ("_words", "at")
+    __slots__ = ("_line", "_words", "at")
 
     def __init__(self, words: Words, at: int) -> None:
         self._words = words
+        self._line = 0
         self.at = at
 
     @property
@@ -98,7 +99,9 @@ class _Placed:
     @property
     def line(self) -> int:
         # Found when it is asked for: of thousands of blocks, one decides.
-        return self._words.place(self.at)[0]
+        if not self._line:
+            self._line = self._words.place(self.at)[0]
+        return self._line
 
     @property
     def rule(self) -> str:
@@ -140,8 +143,7 @@ class Range(_Placed):
     __slots__ = ("capabilities", "force", "where")
 
     def __init__(self, where: Where, capabilities: frozenset[str], force: Wish | None, words: Words, at: int) -> None:
-        self._words = words
-        self.at = at
+        super().__init__(words, at)
         self.where = where
         self.capabilities = capabilities
         self.force = force

@@ -7,6 +7,7 @@ where that can't block.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from .wishes import Wishes
 
-    Mark = tuple[object, ...]
+    State = int | tuple[int, ...]
+    Mark = tuple[str, State]
 
 #: Seconds for which the name service is not asked again: long enough for a storm of queries about one
 #: bouncer, too short for a renamed user to notice. And how many owners are kept.
@@ -42,27 +44,31 @@ class Known:
     Everything is asked for once, when it is needed; that may block, until `keep`: afterwards `Forgotten` is raised.
     """
 
-    def __init__(self, uid: int, become: Callable[[int], object] | None = None, watch: bool = True) -> None:
+    def __init__(
+        self, uid: int, become: Callable[[int], object] | None = None, watch: bool = True, forwards: bool = True
+    ) -> None:
         """:param become: called with the uid before anything of his is opened, to take on his privileges.
 
         :param watch: whether it will be kept, so that changes of his files must be noticed.
+        :param forwards: whether other servers may be asked.
         """
         self.uid = uid
         self._become = become
         self._watch = watch
+        self._forwards = forwards
         self._kept = False
         self._login: tuple[str, str] | None = None
         self._uids: dict[bytes, int | None] = {}
         self._wishes: Wishes | None = None
         self._home = ""
-        self._mark: Mark | None = None
+        self._marks: list[Mark] | None = None
         self._expires = 0.0
 
     def login(self) -> tuple[str, str]:
         """Return what `users.login` does, and raise what it does."""
         if self._login is None:
             self._ask()
-            self._login = users.login(self.uid)
+            self._login, self._home = users.entry(self.uid)
         return self._login
 
     def uid_of(self, name: bytes) -> int | None:
@@ -78,13 +84,19 @@ class Known:
             # First, for the owner may not be allowed to read root's Python.
             from . import wishes
 
+            self.login()
             self.become_owner()
-            self._home = users.home(self.uid)
-            before = _mark(self._home) if self._watch else None
+            before = _marks(self._home) if self._watch else None
             self._wishes = wishes.read(self.uid, self._home)
             # Unless something changed meanwhile, what was read is what the marks say.
-            self._mark = before if before and before == _mark(self._home) else None
+            self._marks = before if before is not None and before == _marks(self._home) else None
         return self._wishes
+
+    def before_forwarding(self) -> None:
+        """Do what has to be done before another server is asked."""
+        if not self._forwards:
+            raise Forgotten
+        self.become_owner()
 
     def become_owner(self) -> None:
         """Take on the owner's privileges, where they can be taken on. Whatever follows may block."""
@@ -105,43 +117,59 @@ class Known:
         """Say whether what was found is young enough, and the owner's files are as they were. Never blocks."""
         if time.monotonic() >= self._expires:
             return False
-        return self._wishes is None or (self._mark is not None and self._mark == _mark(self._home, self._mark[0]))
+        if self._wishes is None:
+            return True
+        try:
+            return self._marks is not None and all(_state(path) == state for path, state in self._marks)
+        except OSError:
+            # EIO, ESTALE ...: no state to rely on.
+            return False
 
 
-def _mark(home: str, device: object = None) -> Mark | None:
-    """Return what tells any change of a user's files; None: a change might go unnoticed, or looking might block.
-
-    :param device: where the home directory was found to be on a local file system before; None: find out.
-    """
+def _marks(home: str) -> list[Mark] | None:
+    """Return what tells any change of a user's files; None: a change might go unnoticed, or looking might block."""
     from .wishes import FILES
 
-    if not home.startswith("/"):
-        return (None,)
-    found: list[object] = [device]
-    for name in ("", *sorted({os.path.dirname(name) for name in FILES} - {""}), *FILES):
-        try:
-            status = os.lstat(os.path.join(home, name))
-        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-            found.append(error.errno)
+    found: list[Mark] = []
+    device, missing = None, ""
+    for name in ("", *sorted({os.path.dirname(name) for name in FILES} - {""}), *FILES) if home.startswith("/") else ():
+        if missing and name.startswith(missing):
             continue
+        path = os.path.join(home, name)
+        try:
+            state = _state(path)
         except OSError:
             # EIO, ESTALE ...: no state to rely on.
             return None
+        found.append((path, state))
+        if isinstance(state, int):
+            missing = f"{name}/"
+            continue
         if device is None:
-            device = status.st_dev
-            if not _is_local(status.st_dev):
+            device = state[0]
+            if not _is_local(device):
                 return None
-            found[0] = device
         # A link may lead to where looking blocks; another device may be such a place.
-        if stat.S_ISLNK(status.st_mode) or status.st_dev != device:
+        if stat.S_ISLNK(state[2]) or state[0] != device:
             return None
-        mark: Mark = (status.st_ino, status.st_mode, status.st_uid)
-        if not stat.S_ISDIR(status.st_mode):
-            if abs(time.time() - status.st_ctime) <= _SETTLED or abs(time.time() - status.st_mtime) <= _SETTLED:
-                return None
-            mark += (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        found.append(mark)
-    return tuple(found) if device is not None else None
+        if any(abs(time.time() - changed / 1e9) <= _SETTLED for changed in state[5:]):
+            return None
+    return found if device is not None or not found else None
+
+
+def _state(path: str) -> State:
+    """Return what tells any change of a file, or of which folder it is; an errno: it is not there for us.
+
+    :raises OSError: its file system fails.
+    """
+    try:
+        status = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        return error.errno or errno.ENOENT
+    state = status.st_dev, status.st_ino, status.st_mode, status.st_uid
+    if stat.S_ISDIR(status.st_mode):
+        return state
+    return (*state, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _is_local(device: int) -> bool:

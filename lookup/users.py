@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def login(uid: int) -> tuple[str, str]:
-    """Return ``("UNIX", login name)``, or ``("OTHER", number)`` for a uid that has no name.
+def entry(uid: int) -> tuple[tuple[str, str], str]:
+    """Return ``("UNIX", login name)``, or ``("OTHER", number)`` for a uid that has no name; and his home, or ``""``.
 
     May block for as long as the name service does (LDAP, NIS); the caller holds the deadline.
 
@@ -36,21 +36,29 @@ def login(uid: int) -> tuple[str, str]:
     """
     if uid == OVERFLOW_UID and not sees_every_uid():
         raise IdentError("a user namespace hides the owner's uid (PrivateUsers= in a unit does that)", uid)
-    entry = _entry(uid)
-    return ("UNIX", entry.pw_name) if entry and entry.pw_name else ("OTHER", str(uid))
+    try:
+        found = pwd.getpwuid(uid)
+    except KeyError:
+        # What a name service that fails looks like, too: at least the file that it reads must be there to open.
+        try:
+            os.close(os.open(_PASSWD, os.O_RDONLY | os.O_CLOEXEC))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            # EMFILE, ENFILE: out of descriptors. EACCES: a sandbox.
+            raise IdentError(f"the user database can't be read: {error.strerror}", uid) from None
+        return ("OTHER", str(uid)), ""
+    return (("UNIX", found.pw_name) if found.pw_name else ("OTHER", str(uid))), found.pw_dir
+
+
+def login(uid: int) -> tuple[str, str]:
+    """Return what a user is called: the first half of `entry`, with what it raises."""
+    return entry(uid)[0]
 
 
 def home(uid: int) -> str:
-    """Return a user's home directory, or ``""``. May block as `login` does."""
-    entry = _entry(uid)
-    return entry.pw_dir if entry else ""
-
-
-def _entry(uid: int) -> pwd.struct_passwd | None:
-    try:
-        return pwd.getpwuid(uid)
-    except KeyError:
-        return None
+    """Return a user's home directory, or ``""``: the second half of `entry`, with what it raises."""
+    return entry(uid)[1]
 
 
 def sees_every_uid() -> bool:

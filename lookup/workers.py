@@ -9,7 +9,7 @@ from queue import SimpleQueue
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, Protocol
 
     class Pending(Protocol):
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
         def settle(self, result: Any) -> None: ...
 
+    Function = Callable[[list[Any]], Iterator[Any]]
 
 #: Seconds after which a thread counts as stuck. What is read from a disk takes less.
 STUCK_SECONDS = 0.02
@@ -26,23 +27,40 @@ STUCK_SECONDS = 0.02
 #: Threads, and how many of them one owner's jobs may hold: a stuck home directory or name service keeps those it got.
 MAX_THREADS, THREADS_PER_OWNER = 256, 4
 
+#: In place of a result: this job has to be done on its own.
+ON_ITS_OWN = object()
+
+
+class _Job:
+    """Something to be done for an owner, on its own or together with the like."""
+
+    __slots__ = ("alone", "argument", "function", "pending")
+
+    def __init__(self, pending: Pending, function: Function, argument: Any, alone: bool) -> None:
+        self.pending = pending
+        self.function = function
+        self.argument = argument
+        self.alone = alone
+
 
 class Workers:
     """Threads for what may block: one, while nothing does.
 
-    A single thread that works off a queue answers three times as many queries as one thread for each, for they
-    would contend for the interpreter. One whose job has taken STUCK_SECONDS is given up for stuck, and another
-    started. One owner's jobs hold THREADS_PER_OWNER threads at most; the rest of them wait for these.
+    A single thread that takes one job after the other answers three times as many queries as one thread for each, for
+    they would contend for the interpreter. One whose job has taken STUCK_SECONDS counts as stuck, and where all are
+    stuck there will soon be twice as many. One owner's jobs hold THREADS_PER_OWNER threads at most; the rest of them
+    wait, and are then done together.
     """
 
     def __init__(self, loop: Any, complain: Callable[[str], None]) -> None:
         """:param complain: called, in the loop, with what keeps a thread from being started."""
         self._loop, self._complain = loop, complain
-        self._queue: SimpleQueue[Any] = SimpleQueue()
         self._results: deque[Any] = deque()
-        #: By owner, the jobs that wait for his stuck ones.
-        self._parked: dict[int, list[Any]] = {}
-        self._parking = threading.Lock()
+        self._lock = threading.Lock()
+        #: By owner, his jobs that wait. While he is in here, his turn will come: it is in the queue, or will be put
+        #: there when one of the jobs ends that hold all of his threads.
+        self._waiting: dict[int, list[_Job]] = {}
+        self._turns: SimpleQueue[int] = SimpleQueue()
         #: By thread: the owner whose job it does, and since when.
         self._busy: dict[object, tuple[int, float]] = {}
         self._threads = self._stuck = 0
@@ -53,17 +71,33 @@ class Workers:
         """Whether a job is under way."""
         return bool(self._busy)
 
-    def call(self, uid: int, pending: Pending, function: Callable[..., Any], arguments: Any) -> None:
-        """Have a thread call a function; ``pending`` is settled in the loop."""
-        self._queue.put((uid, pending, function, arguments))
+    def call(self, uid: int, pending: Pending, function: Function, argument: Any, alone: bool = False) -> None:
+        """Have a thread call a function; ``pending`` is settled in the loop.
+
+        :param uid: whose job it is.
+        :param function: yields a result for each of the arguments that it is given: those of all jobs of this owner
+            that wait by then for the same function. `ON_ITS_OWN` has one done again, alone.
+        :param alone: do it alone at once.
+        """
+        self._add(uid, [_Job(pending, function, argument, alone)])
         self._employ()
 
+    def _add(self, uid: int, jobs: list[_Job]) -> None:
+        with self._lock:
+            waiting = self._waiting.get(uid)
+            if waiting is not None:
+                waiting += jobs
+                return
+            self._waiting[uid] = jobs
+        self._turns.put(uid)
+
     def _employ(self) -> None:
-        """Start a thread where all that there are are stuck, and look after them while they work."""
-        if self._threads <= self._stuck and self._threads < MAX_THREADS:
+        """Start threads where all that there are are stuck, and look after them while they work."""
+        if self._threads <= self._stuck:
             try:
-                threading.Thread(target=self._work, daemon=True).start()
-                self._threads += 1
+                for _ in range(min(max(self._threads, 1), max(self._turns.qsize(), 1), MAX_THREADS - self._threads)):
+                    threading.Thread(target=self._work, daemon=True).start()
+                    self._threads += 1
             except RuntimeError as error:
                 # EAGAIN, ENOMEM: a limit of processes, or memory. It is tried again while anything waits.
                 self._complain(f"no thread for what may block: {error}")
@@ -73,65 +107,77 @@ class Workers:
 
     def _watch(self) -> None:
         self._watching = False
-        for uid in list(self._parked):
-            if self._has_room(uid):
-                self._unpark(uid)
-            else:
-                self._forget_settled(uid)
-        if self._busy or self._parked or not self._queue.empty():
+        self._forget_settled()
+        if self._busy or self._waiting:
             self._count_stuck()
             self._employ()
+
+    def _forget_settled(self) -> None:
+        """Drop the jobs that nobody waits for any more: the stuck ones before them may stay so for ever."""
+        with self._lock:
+            for jobs in self._waiting.values():
+                jobs[:] = [job for job in jobs if not job.pending.settled]
 
     def _count_stuck(self) -> None:
         long_ago = time.monotonic() - STUCK_SECONDS
         self._stuck = sum(since < long_ago for _, since in list(self._busy.values()))
 
-    def _has_room(self, uid: int) -> bool:
-        return sum(owner == uid for owner, _ in list(self._busy.values())) < THREADS_PER_OWNER
-
-    def _unpark(self, uid: int) -> None:
-        with self._parking:
-            jobs = self._parked.pop(uid, ())
-        for job in jobs:
-            self._queue.put(job)
-
-    def _forget_settled(self, uid: int) -> None:
-        """Drop the jobs that nobody waits for any more: the stuck ones may stay so for ever."""
-        with self._parking:
-            jobs = [job for job in self._parked.pop(uid, ()) if not job[1].settled]
-            if jobs:
-                self._parked[uid] = jobs
-
     def _work(self) -> None:
-        """Run in a thread: work off the queue, until a job has taken so long that another thread does that."""
+        """Run in a thread: take turns, until a job has taken long and nobody has a turn."""
         me = object()
         took = 0.0
-        while took < STUCK_SECONDS:
-            job = self._queue.get()
-            uid, pending, function, arguments = job
-            if pending.settled:
-                continue
-            if not self._has_room(uid):
-                with self._parking:
-                    self._parked.setdefault(uid, []).append(job)
-                # The last of his jobs may have ended just before, and seen nothing to unpark.
-                if self._has_room(uid):
-                    self._unpark(uid)
-                continue
-            began = time.monotonic()
-            self._busy[me] = uid, began
-            try:
-                result = function(*arguments)
-            except BaseException as error:
-                result = error
-            del self._busy[me]
-            took = time.monotonic() - began
-            self._results.append((pending, result))
-            if self._parked:
-                self._unpark(uid)
-            self._wake()
+        while took < STUCK_SECONDS or not self._turns.empty():
+            uid = self._turns.get()
+            jobs = self._take(me, uid)
+            if jobs:
+                began = time.monotonic()
+                self._do(uid, jobs)
+                took = time.monotonic() - began
+                self._end(me, uid)
+                self._wake()
         self._results.append((None, None))
         self._wake()
+
+    def _take(self, me: object, uid: int) -> list[_Job]:
+        """Return what is to be done together for an owner whose turn it is; this thread is busy with it from here."""
+        with self._lock:
+            if sum(owner == uid for owner, _ in self._busy.values()) >= THREADS_PER_OWNER:
+                return []
+            jobs = [job for job in self._waiting.pop(uid, ()) if not job.pending.settled]
+            if not jobs:
+                return []
+            first = jobs[0]
+            taken = [job for job in jobs if job is first or not (job.alone or first.alone)]
+            if len(taken) < len(jobs):
+                self._waiting[uid] = [job for job in jobs if job not in taken]
+                self._turns.put(uid)
+            self._busy[me] = uid, time.monotonic()
+            return taken
+
+    def _do(self, uid: int, jobs: list[_Job]) -> None:
+        results = jobs[0].function([job.argument for job in jobs])
+        again = []
+        done = 0
+        try:
+            for job in jobs:
+                result = next(results)
+                done += 1
+                if result is ON_ITS_OWN:
+                    job.alone = True
+                    again.append(job)
+                else:
+                    self._results.append((job.pending, result))
+            next(results, None)  # so that it comes to its own end
+        except BaseException as error:
+            self._results += ((job.pending, error) for job in jobs[done:])
+        if again:
+            self._add(uid, again)
+
+    def _end(self, me: object, uid: int) -> None:
+        with self._lock:
+            del self._busy[me]
+            if uid in self._waiting:
+                self._turns.put(uid)
 
     def _wake(self) -> None:
         if not self._woken and not self._loop.is_closed():

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 FILE = 'global { reply "alice" }\n'
 
 
+def lives_in(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    """Let everybody have this home directory."""
+    real = users.entry
+    monkeypatch.setattr(users, "entry", lambda uid: (real(uid)[0], home))
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home directory of ours."""
@@ -28,7 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         skip("needs a temporary folder on a local file system")
     folder = tmp_path / "home"
     folder.mkdir()
-    monkeypatch.setattr(users, "home", lambda uid: str(folder))
+    lives_in(monkeypatch, str(folder))
     return folder
 
 
@@ -289,7 +295,7 @@ def test_only_local_file_systems_are_looked_at(where: str, monkeypatch: pytest.M
     kept = where == "/dev/shm"
     if kept and not known._is_local(os.stat(where).st_dev):
         skip("needs a tmpfs on /dev/shm")
-    monkeypatch.setattr(users, "home", lambda uid: where)
+    lives_in(monkeypatch, where)
     memory = Memory()
     met(memory)
     looked: list[str] = []
@@ -328,7 +334,7 @@ def test_no_proc_to_tell_the_file_system(home: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("nowhere", ["", "relative/home"])
 def test_an_owner_without_a_home(monkeypatch: pytest.MonkeyPatch, nowhere: str) -> None:
     """He has no files that could change."""
-    monkeypatch.setattr(users, "home", lambda uid: nowhere)
+    lives_in(monkeypatch, nowhere)
     memory = Memory()
     met(memory)
     assert memory.recall(os.getuid()) is not None

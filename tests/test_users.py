@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hosts import Person, login, nameless_uid
 
-from lookup import users
+from lookup import IdentError, users
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,3 +80,18 @@ def test_the_uid_of_a_name() -> None:
     assert users.uid_of(pwd.getpwuid(os.getuid()).pw_name.encode()) == os.getuid()
     for nobody in (b"", b"identd-no-such-user", b"ro\0ot", b"\xff", b"root:x", b"a" * 5000):
         assert users.uid_of(nobody) is None
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES])
+def test_a_user_database_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Whoever has no name because the name service fails is not told as a number: he may well have one."""
+
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    uid = nameless_uid()
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(IdentError) as caught:
+        users.login(uid)
+    assert (str(caught.value), caught.value.uid) == ("UNKNOWN-ERROR", uid)
+    assert os.strerror(number) in caught.value.detail

@@ -1,4 +1,4 @@
-"""Do those who do what may block keep what they should, and forget the rest?"""
+"""Do those who do what may block keep nobody waiting, do together what they can, and forget what is settled?"""
 
 from __future__ import annotations
 
@@ -6,44 +6,190 @@ import asyncio
 import threading
 import time
 import weakref
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hosts import until
 from single_shot import PATIENCE
 
 import identd
-from lookup.workers import THREADS_PER_OWNER, Workers
+from lookup import workers as room
+from lookup.workers import ON_ITS_OWN, THREADS_PER_OWNER, Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
-def test_what_nobody_waits_for_is_forgotten() -> None:
-    """Jobs behind stuck ones do not heap up for as long as these are stuck."""
+class Bench:
+    """Workers, the loop that they report to, and what they have settled, by argument."""
 
-    class Job:
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.workers = Workers(self.loop, pytest.fail)
+        self.settled: dict[Any, Any] = {}
+        #: Until it is set, `blocked` blocks.
+        self.release = threading.Event()
+
+    def call(self, uid: int, function: Any, argument: Any, seconds: float = PATIENCE, alone: bool = False) -> None:
+        """Have something done."""
+        pending = identd.Pending()
+        pending.timer = self.loop.call_later(seconds, pending.settle, TimeoutError())
+
+        def take(result: Any) -> None:
+            self.settled[argument] = getattr(result, "value", result)
+
+        pending.addCallbacks(take, take)
+        self.workers.call(uid, pending, function, argument, alone)
+
+    def blocked(self, arguments: list[Any]) -> Iterator[Any]:
+        """Block, and give the arguments back."""
+        self.release.wait(PATIENCE)
+        yield from arguments
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Run the loop until something holds."""
+        until(lambda: (self.loop.run_until_complete(asyncio.sleep(0.01)), holds())[1])
+
+    def turn(self, count: int) -> None:
+        """Run the loop until so many jobs are settled."""
+        self.until(lambda: len(self.settled) >= count)
+        assert len(self.settled) == count
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """Workers of our own."""
+    bench = Bench()
+    yield bench
+    bench.release.set()
+    until(lambda: not bench.workers.any_busy)
+    bench.loop.run_until_complete(asyncio.sleep(0.05))
+    bench.loop.close()
+
+
+def test_one_thread_is_enough_while_nothing_blocks(bench: Bench) -> None:
+    """The jobs of many owners are done one after the other."""
+    threads = set()
+
+    def work(arguments: list[int]) -> Iterator[int]:
+        threads.add(threading.get_ident())
+        yield from arguments
+
+    for uid in range(100):
+        bench.call(uid, work, uid)
+        bench.turn(uid + 1)
+    assert bench.settled == {uid: uid for uid in range(100)}
+    assert len(threads) == 1
+
+
+def test_what_waits_is_done_together(bench: Bench) -> None:
+    """All jobs of one owner that wait while his first one blocks are one call, and each gets its own result."""
+    calls: list[list[int]] = []
+
+    def work(arguments: list[int]) -> Iterator[int]:
+        calls.append(arguments)
+        bench.release.wait(PATIENCE)
+        for argument in arguments:
+            yield argument * 10
+
+    bench.call(1, work, 1)
+    until(lambda: bench.workers.any_busy)
+    # None of the twenty may be taken before the last has come: nobody looks after the threads until then.
+    for argument in range(2, 22):
+        bench.call(1, work, argument)
+    bench.release.set()
+    bench.turn(21)
+    assert bench.settled == {argument: argument * 10 for argument in range(1, 22)}
+    assert calls == [[1], list(range(2, 22))]
+
+
+def test_some_jobs_are_done_on_their_own(bench: Bench) -> None:
+    """What can't be done together is done again, one at a time, whatever else waits."""
+    calls: list[list[int]] = []
+
+    def work(arguments: list[int]) -> Iterator[Any]:
+        calls.append(arguments)
+        bench.release.wait(PATIENCE)
+        for argument in arguments:
+            yield ON_ITS_OWN if len(arguments) > 1 and argument % 2 else argument
+
+    bench.call(1, work, 0)
+    until(lambda: bench.workers.any_busy)
+    for argument in range(1, 7):
+        bench.call(1, work, argument)
+    bench.release.set()
+    bench.turn(7)
+    assert bench.settled == {argument: argument for argument in range(7)}
+    assert calls[:2] == [[0], [1, 2, 3, 4, 5, 6]]
+    assert sorted(calls[2:]) == [[1], [3], [5]]
+
+
+def test_an_error_ends_what_was_done_together(bench: Bench) -> None:
+    """Results that came before it count; the rest get the error, and the thread goes on."""
+
+    def work(arguments: list[int]) -> Iterator[int]:
+        bench.release.wait(PATIENCE)
+        yield arguments[0]
+        if len(arguments) > 1:
+            raise ValueError("broken for the test")
+
+    bench.call(1, work, 0)
+    until(lambda: bench.workers.any_busy)
+    for argument in (1, 2, 3):
+        bench.call(1, work, argument)
+    bench.release.set()
+    bench.turn(4)
+    bench.call(1, work, 4)
+    bench.turn(5)
+    assert [bench.settled[argument] for argument in (0, 1, 4)] == [0, 1, 4]
+    assert all(isinstance(bench.settled[argument], ValueError) for argument in (2, 3))
+
+
+def test_one_owner_holds_few_threads(bench: Bench) -> None:
+    """However many jobs of his block, another owner's job is done meanwhile."""
+    for argument in range(50):
+        bench.call(1, bench.blocked, argument, alone=True)
+    bench.until(lambda: len(bench.workers._busy) == THREADS_PER_OWNER)
+    bench.call(2, list.__iter__, "another")
+    bench.turn(1)
+    assert bench.settled == {"another": "another"}
+    assert len(bench.workers._busy) == THREADS_PER_OWNER
+    bench.release.set()
+    bench.turn(51)
+
+
+@pytest.mark.parametrize("seconds", [0.03, 0.1])
+def test_many_owners_who_are_slow(bench: Bench, seconds: float) -> None:
+    """A name service that needs a moment for each of 300 owners answers about all of them in time."""
+
+    def work(arguments: list[int]) -> Iterator[int]:
+        time.sleep(seconds)
+        yield from arguments
+
+    for uid in range(300):
+        bench.call(uid, work, uid, identd.LOOKUP_SECONDS)
+    bench.turn(300)
+    assert bench.settled == {uid: uid for uid in range(300)}
+
+
+@pytest.mark.parametrize("owners", [1, 100])
+def test_what_nobody_waits_for_is_forgotten(bench: Bench, monkeypatch: pytest.MonkeyPatch, owners: int) -> None:
+    """Jobs behind stuck ones do not heap up for as long as these are stuck, be they one owner's or everybody's."""
+    monkeypatch.setattr(room, "MAX_THREADS", 8)
+
+    class Argument:
         pass
 
-    release = threading.Event()
-    loop = asyncio.new_event_loop()
-    try:
-        workers = Workers(loop, pytest.fail)
-        pendings = []
-        forgotten = []
-        for _ in range(THREADS_PER_OWNER + 30):
-            pending, job = identd.Pending(), Job()
-            pending.timer = loop.call_later(0.2, pending.settle, RuntimeError())
-            pending.addCallbacks(lambda _: None, lambda _: None)
-            workers.call(7, pending, lambda _: release.wait(PATIENCE), (job,))
-            pendings.append(pending)
-            forgotten.append(weakref.ref(job))
-        del job
-        end = time.monotonic() + PATIENCE
-        # Those that are stuck, and the last one that a thread has seen.
-        most = THREADS_PER_OWNER + 2
-        while sum(job() is not None for job in forgotten) > most and time.monotonic() < end:
-            loop.run_until_complete(asyncio.sleep(0.05))
-        assert THREADS_PER_OWNER <= sum(job() is not None for job in forgotten) <= most
-        assert workers.any_busy
-    finally:
-        release.set()
-        until(lambda: not workers.any_busy)
-        loop.run_until_complete(asyncio.sleep(0.1))
-        loop.close()
+    forgotten = []
+    for number in range(500):
+        argument = Argument()
+        forgotten.append(weakref.ref(argument))
+        pending = identd.Pending()
+        pending.timer = bench.loop.call_later(0.2, pending.settle, TimeoutError())
+        pending.addCallbacks(lambda _: None, lambda _: None)
+        bench.workers.call(number % owners, pending, bench.blocked, argument, alone=True)
+    del argument
+    held = THREADS_PER_OWNER if owners == 1 else 8
+    bench.until(lambda: sum(argument() is not None for argument in forgotten) == held)
+    assert len(bench.workers._busy) == held
+    assert bench.workers._turns.qsize() <= owners
