@@ -35,6 +35,9 @@ def find(server: Address, client: Address) -> Owner:
     """
     import psutil  # 17 ms, and only where sock_diag is missing
 
+    if client[0].lower().startswith("fe80:") and not _is_the_only_link():
+        # The table has no scopes, and any link may have the same addresses.
+        raise IdentError("psutil can't tell which link a connection is on")
     wanted = (_packed(server[0]), server[1], _packed(client[0]), client[1])
     try:
         connections = psutil.net_connections("tcp")
@@ -51,6 +54,17 @@ def find(server: Address, client: Address) -> Owner:
     if not owners:
         raise NoUser("no process holds the connection (psutil)")
     return the_only(owners, f"{server[1]},{client[1]}")
+
+
+def _is_the_only_link() -> bool:
+    """Say whether a single interface has a link-local address, so that scopes tell nothing (proc(5))."""
+    try:
+        # line = address SP index SP prefix-length SP scope SP flags SP name, numbers in hexadecimal
+        with open("/proc/self/net/if_inet6") as addresses:
+            return len({line.split()[-1] for line in addresses if line.startswith("fe80")}) <= 1
+    except OSError:
+        # ENOENT: another system. EACCES: it is kept from us.
+        return False
 
 
 def _packed(host: str) -> bytes | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from conftest import connect, skip
+from conftest import connect, program, skip
 from hosts import (
     CLOSE_WAIT,
     FIN_WAIT2,
@@ -135,10 +135,35 @@ def test_a_dual_stack_socket(town: Town, alice: Person, root: Person, mapped: st
 
 
 def test_link_local(town: Town, alice: Person, root: Person) -> None:
-    """A link-local connection is found, with its scope or without."""
+    """A link-local connection is found, with its scope or without; but no link is guessed where there are several."""
     with call(town, alice, f"{town.THERE_LINK}%lan") as (ends, _):
-        assert root.ask(ends) == name(alice)
-        assert root.ask(other(ends, server=f"{town.HERE_LINK}%lan")) == name(alice)
+        scoped = other(ends, server=f"{town.HERE_LINK}%lan")
+        wrong = other(ends, server=f"{town.HERE_LINK}%vpn")
+        for question in (ends, scoped, wrong):
+            assert root.ask(question) == "UNKNOWN-ERROR"
+        root.tell("really = processes._is_the_only_link; processes._is_the_only_link = lambda: True")
+        try:
+            for question in (ends, scoped):
+                assert root.ask(question) == name(alice)
+        finally:
+            root.tell("processes._is_the_only_link = really")
+
+
+def test_the_only_link(needs_root: None) -> None:
+    """Loopback has no link-local address; one interface with such an address leaves nothing to guess, a second does."""
+    ip = program("ip")
+    with Person(0) as person:
+        person.tell("from hosts import _checked, _libc, CLONE_NEWNET; _checked(_libc.unshare(CLONE_NEWNET))")
+        seen = []
+        for number in range(3):
+            seen.append(person.tell("processes._is_the_only_link()"))
+            for command in (
+                f"{ip} link add name b{number} type bridge",
+                f"{ip} address add fe80::{number + 1}/64 dev b{number} nodad",
+                f"{ip} link set b{number} up",
+            ):
+                assert person.tell(f"os.system({command!r})") == 0
+    assert seen == [True, True, False]
 
 
 def test_mptcp(town: Town, alice: Person, root: Person) -> None:
