@@ -17,7 +17,7 @@ from .errors import ConfigError, HiddenUser, IdentError, InvalidPort, NoUser
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from .connection import Address, Owner
-    from .grammar import System, UserBlock
+    from .grammar import Notice, System, UserBlock
     from .known import Known
 
 __all__ = [
@@ -32,6 +32,13 @@ class Answer(tuple[str, str]):
     owner: Owner
     verdict: Verdict | None = None
 
+    @property
+    def login(self) -> str:
+        """The owner's login name, ``""`` where he has none, whatever is told in its place."""
+        if self.verdict is not None:
+            return self.verdict.login
+        return self[1] if self[0] == "UNIX" else ""
+
     def about(self, owner: Owner) -> Answer:
         """Return the same answer for another connection of the same owner."""
         answer = Answer(self)
@@ -42,16 +49,20 @@ class Answer(tuple[str, str]):
 class Verdict:
     """What may be said of an owner, and why.
 
-    ``user``: the user id in octets, None where it is hidden; ``rule``: the blocks that decided (``file:line``);
+    ``login``: his login name; ``user``: the user id in octets, None where it is hidden; ``rule``: the blocks that
+    decided (``file:line``);
     ``path``: the owner's file that counts; ``files``: what became of his files, as pairs of (worth a line in the
-    log, text); ``steps``: the reasons, in order.
+    log, text); ``steps``: the reasons, in order; ``lacking``: the capabilities that his wish needs in vain;
+    ``posed``: the other user's name, in quotes, that he wished for and may not have.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, login: str) -> None:
+        self.login = login
         self.user: bytes | None = None
-        self.rule = self.path = ""
+        self.rule = self.path = self.posed = ""
         self.files: list[tuple[bool, str]] = []
         self.steps: list[str] = []
+        self.lacking: list[str] = []
 
 
 def lookup(serverAddress: Address, clientAddress: Address) -> Answer:
@@ -80,10 +91,11 @@ def name(owner: Owner, known: Known | None = None) -> Answer:
     return Answer((known or Known(owner.uid)).login()).about(owner)
 
 
-def load(path: str, required: bool) -> System | None:
+def load(path: str, required: bool, notices: list[Notice] | None = None) -> System | None:
     """Return what the system file allows, or None where there is none: then nobody may do anything.
 
     :param required: whether the file must be there.
+    :param notices: takes what is surely not meant as it is written, even if there is an error too.
     :raises ConfigError: it can't be read, or says what it should not. May block as the name service does.
     """
     try:
@@ -98,7 +110,7 @@ def load(path: str, required: bool) -> System | None:
         raise ConfigError(path, 0, 0, error.strerror or str(error)) from None
     from .grammar import parse_system  # 2 ms, and only where there is a file
 
-    return parse_system(data, path)
+    return parse_system(data, path, notices=notices)
 
 
 def told(
@@ -144,7 +156,7 @@ def judge(
     """
     from . import policy
 
-    verdict = Verdict()
+    verdict = Verdict(login)
 
     def read_wishes() -> list[UserBlock]:
         found = known.wishes()
@@ -157,7 +169,7 @@ def judge(
     def ask(host: str, port: int) -> bytes | None:
         from . import forward  # before root is given up, as in known.py
 
-        known.become_owner()
+        known.before_forwarding()
         return forward.ask(host, port, serverAddress[1], clientAddress[1])
 
     server = serverAddress if serverAddress[0] else owner.server
@@ -165,7 +177,9 @@ def judge(
     decision = policy.decide(
         owner.uid, os.fsencode(login), server, client, system, read_wishes, known.uid_of, ask
     )
-    verdict.user, verdict.steps = decision.answer, decision.steps
+    verdict.user, verdict.steps, verdict.lacking = decision.answer, decision.steps, decision.lacking
+    if decision.posed is not None:
+        verdict.posed = ascii(decision.posed)[1:]
     verdict.rule = ", ".join(filter(None, (decision.rule, decision.wish)))
     return verdict
 

@@ -33,7 +33,7 @@ _REPLY = re.compile(
 )
 
 
-def ask(host: str, port: int, portOnServer: int, portOnClient: int) -> bytes | None:
+def ask(host: str, port: int, port_on_server: int, port_on_client: int) -> bytes | None:
     """Return the user id that an ident server gives for a port pair, or None when it gives none in time.
 
     It has neither blanks, CR, LF nor NUL, and at most `MAX_LINE` octets.
@@ -43,7 +43,7 @@ def ask(host: str, port: int, portOnServer: int, portOnClient: int) -> bytes | N
     :param port: its port.
     """
     try:
-        line = _first_line(host, port, b"%d,%d\r\n" % (portOnServer, portOnClient))
+        line = _first_line(host, port, b"%d,%d\r\n" % (port_on_server, port_on_client))
     except (OSError, ValueError):
         # Every errno of a failed connection, a deadline that passed, EAI_NONAME: no address. ValueError: no ASCII.
         return None

@@ -52,7 +52,9 @@ _SPOOF, _SPOOF_MORE = CAPABILITIES[b"spoof"], CAPABILITIES[b"spoof_all"] | CAPAB
 _UID = rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})"
 
 
-def parse_system(data: bytes, path: str, uids: Uids = users.uids) -> System:
+def parse_system(
+    data: bytes, path: str, uids: Uids = users.uids, notices: list[Notice] | None = None
+) -> System:
     """Return what a system file says.
 
     May block as the name service does, and for `names.NAME_SECONDS` on host names.
@@ -60,9 +62,15 @@ def parse_system(data: bytes, path: str, uids: Uids = users.uids) -> System:
     :param data: the file's octets, in no particular encoding.
     :param path: its name, for messages.
     :param uids: finds the uids of login names.
+    :param notices: takes what is surely not meant as it is written, up to an error.
     :raises ConfigError: at the first thing that it should not say.
     """
-    return _SystemFile(data, path).parse(uids)
+    file = _SystemFile(data, path)
+    try:
+        return file.parse(uids)
+    finally:
+        if notices is not None:
+            notices += file.notices
 
 
 def parse_user(

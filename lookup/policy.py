@@ -48,16 +48,19 @@ class Decision:
 
     ``answer``: the user id, or None where ``hidden`` (HIDDEN-USER); ``rule`` and ``wish``: the blocks that decided,
     as ``path:line`` (``"no rule"``; ``""``: the owner's wish was not asked for, or there is none);
-    ``steps``: the reasons in order, for a person.
+    ``steps``: the reasons in order, for a person; ``lacking``: the capabilities that the owner's wish needs in vain;
+    ``posed``: whose login name he wished for, where it is another's and he may not have it.
     """
 
-    __slots__ = ("answer", "rule", "steps", "wish")
+    __slots__ = ("answer", "lacking", "posed", "rule", "steps", "wish")
 
     def __init__(self) -> None:
         self.answer: bytes | None = None
         self.rule = _NO_RULE
         self.wish = ""
         self.steps: list[str] = []
+        self.lacking: list[str] = []
+        self.posed: bytes | None = None
 
     @property
     def hidden(self) -> bool:
@@ -206,7 +209,7 @@ class _Question:
             reply = self.chosen(wish)
             return self.answer(reply) if self.may_be_told(reply, capabilities) else self.real_name()
         if wish.kind not in capabilities:
-            self.say(f"refused: {wish.kind} is not allowed")
+            self.lacks(wish.kind, f"{wish.kind} is not allowed")
             return self.real_name()
         self.say(f"granted: {wish.kind} is allowed")
         if wish.kind == "hide":
@@ -260,16 +263,21 @@ class _Question:
             return True
         taken_for = self.another(name)
         if taken_for is not None and "spoof_all" not in capabilities:
-            self.say(f"refused: {show(taken_for)} is another user's name, and spoof_all is not allowed")
-            return False
+            self.decision.posed = taken_for
+            self.lacks("spoof_all", f"{show(taken_for)} is another user's name, and spoof_all is not allowed")
         if "spoof" not in capabilities:
-            self.say("refused: spoof is not allowed")
-            return False
+            self.lacks("spoof", "spoof is not allowed")
         if self.far_port < _PRIVILEGED and "spoof_privport" not in capabilities:
-            self.say(f"refused: the far port {self.far_port} is below {_PRIVILEGED}, and spoof_privport is not allowed")
+            reason = f"the far port {self.far_port} is below {_PRIVILEGED}, and spoof_privport is not allowed"
+            self.lacks("spoof_privport", reason)
+        if self.decision.lacking:
             return False
         self.say(f"granted: {show(name)} may be told")
         return True
+
+    def lacks(self, capability: str, reason: str) -> None:
+        self.decision.lacking.append(capability)
+        self.say(f"refused: {reason}")
 
     def another(self, name: bytes) -> bytes | None:
         """Return the other user's login name that a client may take a name for, or None."""
