@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     import argparse
     import socket
     from collections import OrderedDict
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, NoReturn, Protocol
 
+    from lookup import Verdict
     from lookup.connection import Address, Owner
     from lookup.grammar import System
 
@@ -86,10 +87,16 @@ _BACKLOG = 65535
 #: Descriptors that are not for connections: listeners, netlink, the log. Each thread may need another one.
 SPARE_DESCRIPTORS = 64
 
+#: Seconds for which there are fewer connections after the process ran out of descriptors all the same.
+RECOVER_SECONDS = 60.0
+
 _AT_THE_LIMIT = "the limit of connections is reached"
 
-#: Stands for an owner who is not known yet.
-_ANYBODY = -1
+#: Messages that wait for room in the log's queue, seconds between two attempts, and seconds that the end waits.
+MAX_UNSENT, SEND_AGAIN_SECONDS, FLUSH_SECONDS = 4096, 0.01, 0.5
+
+#: Stand for an owner who is not known yet, and for no owner at all.
+_ANYBODY, _NOBODY = -1, -2
 
 #: Options that only mean something to who opens the listening socket himself.
 _LISTENING = frozenset(("address", "port", "user", "group", "limit"))
@@ -114,6 +121,11 @@ def _port(token: bytes) -> int:
     return 0
 
 
+def _plain(host: str) -> str:
+    """Return an IPv4-mapped IPv6 address as IPv4 text, any other as it is."""
+    return host[7:] if host.startswith("::ffff:") and "." in host else host
+
+
 class Failure:
     """What `IdentServer._ebLookup` is told: the exception as ``value``, as Twisted's Failure has it."""
 
@@ -134,7 +146,7 @@ class IdentServer:
     """
 
     #: Answer further queries on the same connection (RFC 1413 section 3 lets the server choose).
-    multiQuery = False
+    multi_query = False
     #: Octets. A line that has not ended by then is an invalid query at once, so no more is ever buffered for one.
     MAX_LENGTH = 1000
     delimiter = b"\r\n"
@@ -144,7 +156,7 @@ class IdentServer:
         """Begin a connection. ``transport``: see the names `getHost`, `getPeer`, `write`, `loseConnection`."""
         self.transport = transport
         self._buffer = bytearray()
-        self._taking = self._lookingUp = self._skipping = self._done = False
+        self._taking = self._looking_up = self._skipping = self._done = False
         self._task: Any = None
         self.connectionMade()
 
@@ -164,17 +176,17 @@ class IdentServer:
         if self._done:
             return
         self._buffer += data
-        self._takeLines()
-        if self._lookingUp and len(self._buffer) > MAX_PIPELINED:
+        self._take_lines()
+        if self._looking_up and len(self._buffer) > MAX_PIPELINED:
             self.invalidQuery()
 
-    def _takeLines(self) -> None:
+    def _take_lines(self) -> None:
         self._taking = True
-        while not (self._lookingUp or self._done or getattr(self.transport, "disconnecting", False)):
+        while not (self._looking_up or self._done or getattr(self.transport, "disconnecting", False)):
             end = self._buffer.find(b"\n", 0, self.MAX_LENGTH)
             if end < 0:
                 if len(self._buffer) >= self.MAX_LENGTH:
-                    self._tooLong()
+                    self._too_long()
                     continue
                 break
             line = bytes(self._buffer[:end])
@@ -182,17 +194,17 @@ class IdentServer:
             if self._skipping:
                 self._skipping = False
                 continue
-            self._done = not self.multiQuery
+            self._done = not self.multi_query
             self.lineReceived(line[:-1] if line.endswith(b"\r") else line)
         self._taking = False
 
-    def _tooLong(self) -> None:
+    def _too_long(self) -> None:
         line = bytes(self._buffer[: self.MAX_LENGTH])
         # The line's end, if it is here, still has to be skipped.
         del self._buffer[: self.MAX_LENGTH]
         if not self._skipping:
             self._skipping = True
-            self._done = not self.multiQuery
+            self._done = not self.multi_query
             self.lineLengthExceeded(line)
 
     def lineLengthExceeded(self, line: bytes) -> None:
@@ -221,7 +233,7 @@ class IdentServer:
     def validQuery(self, portOnServer: int, portOnClient: int) -> None:
         """Called with the two ports of a query; looks the owner up and answers."""
         ports = portOnServer, portOnClient
-        self._lookingUp = True
+        self._looking_up = True
 
         def succeed(result: Any) -> None:
             self._answer(self._cbLookup, result, *ports)
@@ -230,7 +242,7 @@ class IdentServer:
             self._answer(self._ebLookup, failure, *ports)
 
         try:
-            server, client = self.transport.getHost().host, self.transport.getPeer().host
+            server, client = _plain(self.transport.getHost().host), _plain(self.transport.getPeer().host)
             result = self.lookup((server, portOnServer), (client, portOnClient))
         except Exception as error:
             fail(Failure(error))
@@ -278,21 +290,21 @@ class IdentServer:
         # By name, so that the errors of twisted.protocols.ident mean here what they mean there.
         description = getattr(failure.value, "identDescription", None)
         if description is None:
-            self.lookupFailed(failure.value)
+            self.lookup_failed(failure.value)
             description = IdentError.identDescription
         self.sendLine(f"{sport},{cport}:ERROR:{description}".encode("ascii"))
 
     @property
     def busy(self) -> bool:
         """Whether a lookup is under way."""
-        return self._lookingUp
+        return self._looking_up
 
     @property
     def unfinished(self) -> bool:
         """Whether a line has begun that has not ended."""
         return bool(self._buffer)
 
-    def lookupFailed(self, error: BaseException) -> None:
+    def lookup_failed(self, error: BaseException) -> None:
         """Called with an exception of `lookup` that is no IdentError: log it with its traceback."""
         import logging  # 11 ms, and only after a failure
 
@@ -307,12 +319,12 @@ class IdentServer:
                 except Exception as error:
                     self._ebLookup(Failure(error), sport, cport)
         finally:
-            self._lookingUp = False
+            self._looking_up = False
             if self.transport is not None:
-                if self._done or not self.multiQuery:
+                if self._done or not self.multi_query:
                     self.transport.loseConnection()
                 elif not self._taking:
-                    self._takeLines()
+                    self._take_lines()
 
     def _await(self, awaitable: Any, succeed: Callable[[Any], None], fail: Callable[[Any], None]) -> None:
         """Wait for a coroutine or future on the loop that runs; without one, until it is done."""
@@ -386,6 +398,10 @@ class Log:
         self._stderr = (options.nosyslog or self._journal or os.isatty(2)) and not peer_on_stderr
         self._syslog = not (options.nosyslog or self._stderr)
         self._socket: socket.socket | None = None
+        #: What the daemon's queue had no room for; called when there is any; and how much was given up.
+        self._unsent: list[bytes] = []
+        self.remind: Callable[[], object] = bool
+        self._lost = 0
 
     def write(self, severity: int, message: str) -> None:
         """Log one message; control characters, line ends and non-ASCII ones in it are escaped."""
@@ -399,8 +415,7 @@ class Log:
             elif self._syslog:
                 self._send(b"<%d>identd[%d]: %s" % (self._DAEMON | severity, os.getpid(), escaped))
         except OSError:
-            # ENOENT, ECONNREFUSED: nobody logs. EAGAIN: the daemon is stuck.
-            # ENOSPC, EPIPE, EIO: standard error is full or gone.
+            # ENOSPC, EPIPE, EIO: standard error is full or gone. EMFILE: no socket can be had.
             pass
 
     def _write(self, line: bytes) -> None:
@@ -414,18 +429,42 @@ class Log:
             line = line[os.write(2, line[: select.PIPE_BUF]) :]
 
     def _send(self, datagram: bytes) -> None:
+        if len(self._unsent) < MAX_UNSENT:
+            self._unsent.append(datagram)
+        else:
+            self._lost += 1
+        self.send_again()
+
+    def send_again(self) -> None:
+        """Send what is unsent, as far as the daemon's queue (10 datagrams on most systems) has room."""
         if self._socket is None:
             import socket
 
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
-        # Not connected, so that a daemon that was started anew is found again.
-        self._socket.sendto(datagram, self._PATH)
+        sent = 0
+        try:
+            for datagram in self._unsent:
+                # Not connected, so that a daemon that was started anew is found again.
+                self._socket.sendto(datagram, self._PATH)
+                sent += 1
+        except BlockingIOError:
+            pass
+        except OSError:  # ENOENT, ECONNREFUSED: nobody logs
+            sent = len(self._unsent)
+        del self._unsent[:sent]
+        if self._lost and not self._unsent:
+            lost, self._lost = self._lost, 0
+            self.write(self.ERROR, f"{lost} messages were lost, for the log took no more")
+        if self._unsent:
+            self.remind()
 
-    def close(self) -> None:
-        """Give back the descriptor."""
-        if self._socket is not None:
-            self._socket.close()
+    def finish(self) -> None:
+        """Send what is unsent before the process ends, unless the daemon is stuck."""
+        deadline = time.monotonic() + FLUSH_SECONDS
+        while self._unsent and time.monotonic() < deadline:
+            time.sleep(0.002)
+            self.send_again()
 
 
 class NoLog(Log):
@@ -446,17 +485,19 @@ class Identd(IdentServer):
 
     def __init__(self, options: Options, log: Log, run: Callable[..., Any]) -> None:
         """:param run: calls a function that may block: ``run(function, *arguments)``, result or awaitable."""
-        self.multiQuery = options.multi_query
+        self.multi_query = options.multi_query
         self._options = options
         self._log = log
         self._run = run
-        self._note = ""
+        self._note, self._severity = "", Log.INFO
+        #: Whether a query was answered.
+        self.answered = False
 
     def connectionMade(self) -> None:
         self.peer = self.transport.getPeer().host or "standard input"
 
     def lookup(self, serverAddress: Address, clientAddress: Address) -> Any:
-        self._note = ""
+        self._note, self._severity = "", Log.INFO
         if self._options.reply_all is not None:
             return "UNIX", self._options.reply_all
         return self._run(_lookup, serverAddress, clientAddress, self._options)
@@ -466,24 +507,44 @@ class Identd(IdentServer):
 
     def lineReceived(self, line: bytes) -> None:
         self._line = line
-        if self.multiQuery and os.geteuid() == 0:
+        if self.multi_query and os.geteuid() == 0:
             self._have_a_child_answer(line)
         else:
             super().lineReceived(line)
 
     def _have_a_child_answer(self, line: bytes) -> None:
         """Leave a line to a child, who may become the owner for good: the next line may be about another one."""
+        import select
+        import signal
+
+        # Nobody waits for a child: it may hang in its owner's home, and he may stop it.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         transport = self.transport
+        reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
             try:
                 super().lineReceived(line)
+                self._log.finish()
+                os.write(writer, bytes((transport.errno or transport.disconnecting,)))
             finally:
-                os._exit(transport.errno or transport.disconnecting)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if status != 0:
-            transport.disconnecting = True
-            transport.errno = status if status > 1 else 0
+                os._exit(EXIT_OK)
+        os.close(writer)
+        room = select.poll()
+        room.register(reader, select.POLLIN)
+        in_time = room.poll((LOOKUP_SECONDS + LINGER_SECONDS) * 1e3)
+        status = os.read(reader, 1) if in_time else b""  # nothing: it was killed
+        os.close(reader)
+        if status:
+            transport.disconnecting = bool(status[0])
+            transport.errno = status[0] if status[0] > 1 else 0
+            transport.begin_query()
+        else:
+            if not in_time:
+                os.kill(child, signal.SIGKILL)
+            run, self._run = self._run, _nothing
+            super().lineReceived(line)
+            self._run = run
 
     def invalidQuery(self) -> None:
         self._refuse("an invalid query", self._line)
@@ -495,19 +556,23 @@ class Identd(IdentServer):
     def _cbLookup(self, result: Any, sport: int, cport: int) -> None:
         owner = getattr(result, "owner", None)
         if owner:
-            self._note = f" (uid {owner.uid}, {owner.source}{self._judged(result.verdict)})"
+            self._note = self._about(result.login, owner.uid, result.verdict, f", {owner.source}")
             self._log.write(Log.DEBUG, f"found {owner!r}")
         system, user = result
         system = self._options.other or system
         if self._options.charset:
             system += "," + self._options.charset
-        super()._cbLookup((system, user), sport, cport)
+        # As login names and arguments were decoded, so that the same octets go out.
+        super()._cbLookup((system, os.fsencode(user)), sport, cport)
 
     def _ebLookup(self, failure: Any, sport: int | str, cport: int | str) -> None:
         error = failure.value
         self._note = f" ({error.detail})" if getattr(error, "detail", "") else ""
-        if isinstance(error, HiddenUser):
-            self._note = f" (uid {error.uid}{self._judged(error.verdict)})"
+        if isinstance(error, IdentError) and error.identDescription == IdentError.identDescription:
+            self._severity = Log.ERROR
+        verdict: Any = getattr(error, "verdict", None)
+        if verdict is not None:
+            self._note = self._about(verdict.login, error.uid, verdict)
         if self._options.reply is not None and isinstance(error, NoUser):
             self._cbLookup(("UNIX", self._options.reply), int(sport), int(cport))
         else:
@@ -515,22 +580,31 @@ class Identd(IdentServer):
                 failure = Failure(IdentError(error.detail))
             super()._ebLookup(failure, sport, cport)
 
-    def _judged(self, verdict: Any) -> str:
-        """Return the rule that decided, for the log, and log what is wrong with the owner's files."""
+    def _about(self, login: str, uid: int, verdict: Verdict | None, source: str = "") -> str:
+        """Return what the log has of an owner: who he is, which rule decided. Log what is wrong with his files."""
+        who = f"{login}, uid {uid}" if login else f"uid {uid}"
         if verdict is None:
-            return ""
+            return f" ({who}{source})"
         for logged, text in verdict.files:
-            self._log.write(Log.INFO if logged else Log.DEBUG, text)
-        return f", rule {verdict.rule}"
+            self._log.write(Log.ERROR if logged else Log.DEBUG, text)
+        if verdict.posed:
+            self._log.write(Log.INFO, f"{who} tried to pass for {verdict.posed}")
+        return f" ({who}{source}, rule {verdict.rule})"
 
-    def lookupFailed(self, error: BaseException) -> None:
+    def lookup_failed(self, error: BaseException) -> None:
         import traceback
 
         self._log.write(Log.ERROR, "".join(traceback.format_exception(type(error), error, error.__traceback__)))
 
     def sendLine(self, line: bytes) -> None:
         super().sendLine(line)
-        self._log.write(Log.INFO, f"{self.peer} was told {line.decode('latin-1')}{self._note}")
+        self.answered = True
+        self._log.write(self._severity, f"{self.peer} was told {line.decode('latin-1')}{self._note}")
+
+
+def _nothing(*_: object) -> None:
+    """Look nothing up."""
+    raise IdentError("the process that looked this up did not answer")
 
 
 def _lookup(serverAddress: Address, clientAddress: Address, options: Options) -> Any:
@@ -544,7 +618,7 @@ def _lookup(serverAddress: Address, clientAddress: Address, options: Options) ->
 
 
 def _policy(options: Options) -> Any:
-    """Read the system file. :raises IdentError: it can't be obeyed; naming somebody against it would be worse."""
+    """Read the system file. :raises IdentError: naming somebody against it would be worse than naming nobody."""
     import lookup
 
     try:
@@ -612,10 +686,8 @@ class End:
 
 def _end(address: Any) -> End:
     """Translate what getsockname() gives: an IPv4-mapped host to plain IPv4, a link-local one with its scope."""
-    host, port = address[:2]
-    if host.startswith("::ffff:") and "." in host:
-        host = host[7:]
-    elif len(address) == 4 and address[3]:
+    host, port = _plain(address[0]), address[1]
+    if len(address) == 4 and address[3] and ":" in host:
         from socket import if_indextoname
 
         try:
@@ -636,9 +708,10 @@ class SocketTransport:
         self._host, self._peer = _end(connection.getsockname()), _end(connection.getpeername())
         self._timeout = timeout
         self.disconnecting = False
-        self._new_deadline()
+        self.begin_query()
 
-    def _new_deadline(self) -> None:
+    def begin_query(self) -> None:
+        """Let a new deadline begin."""
         self._deadline = time.monotonic() + self._timeout if self._timeout else None
 
     def _wait_until(self, deadline: float | None) -> None:
@@ -663,7 +736,7 @@ class SocketTransport:
             self._socket.sendall(data)
         except OSError:  # EPIPE, ECONNRESET: the client did not wait. A timeout: it reads nothing.
             self.disconnecting = True
-        self._new_deadline()
+        self.begin_query()
 
     def loseConnection(self) -> None:
         self.disconnecting = True
@@ -712,6 +785,9 @@ class TextTransport:
     def loseConnection(self) -> None:
         """Nothing to lose: the input's end is the end."""
 
+    def begin_query(self) -> None:
+        """Nothing to do: nobody who tests by hand is hurried."""
+
 
 class Sink(TextTransport):
     """Keeps what is written as ``reply``."""
@@ -727,7 +803,7 @@ class ByHand(Identd):
 
     def __init__(self, options: Options, log: Log, run: Callable[..., Any]) -> None:
         super().__init__(options, log, run)
-        self.multiQuery = True
+        self.multi_query = True
 
     def _refuse(self, what: str, line: bytes) -> None:
         _say(f"{what}: {ascii(line[:80])[2:-1]}")
@@ -768,11 +844,13 @@ def serve_connection(connection: socket.socket, options: Options, log: Log) -> N
             log.write(Log.INFO, f"{protocol.peer} sent no whole query: {error or 'the deadline has passed'}")
             break
         if not data:
-            log.write(Log.INFO, f"{protocol.peer} left without a whole query")
+            if protocol.unfinished or not protocol.answered:
+                log.write(Log.INFO, f"{protocol.peer} left without a whole query")
             break
         protocol.dataReceived(data)
     protocol.connectionLost()
     transport.close()
+    log.finish()
 
 
 class Pending:
@@ -807,16 +885,20 @@ class Server:
     """
 
     def __init__(
-        self, listeners: list[socket.socket], options: Options, log: Log, idle: float, system: System | None
-    ) -> None:
-        """:param idle: seconds without a connection after which to end; 0: never. :param system: what is allowed."""
+        self, listeners: list[socket.socket], options: Options, log: Log, idle: float,
+        system: System | None, seen: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        """:param idle: seconds without a connection after which to end; 0: never.
+
+        :param system: what is allowed; :param seen: of the system file, before it was read.
+        """
         import asyncio
         from collections import OrderedDict
 
         import lookup
         from lookup import sock_diag
         from lookup.known import Forgotten, Known, Memory
-        from lookup.workers import Workers
+        from lookup.workers import ON_ITS_OWN, Workers
 
         self.options, self.log = options, log
         self.loop = asyncio.new_event_loop()
@@ -824,6 +906,7 @@ class Server:
         self._limit = _raise_descriptor_limit()
         if options.limit is not None:
             self._limit = min(self._limit, options.limit)
+        self._most = self._limit
         self._idle = idle
         self._since = time.monotonic()
         self._open: set[Connection] = set()
@@ -831,20 +914,21 @@ class Server:
         self.waiting: OrderedDict[Connection, float] = OrderedDict()
         self.lingering: OrderedDict[Connection, float] = OrderedDict()
         self._workers = Workers(self.loop, self.complain)
-        self._memory, self._known, self._forgotten = Memory(), Known, Forgotten
+        self._memory, self._known, self._forgotten, self._on_its_own = Memory(), Known, Forgotten, ON_ITS_OWN
         self._lookup, self._sock_diag = lookup, sock_diag
-        self._system, self._seen = system, _signature(options)
-        self._changed = self._seen, 0.0
+        self._system, self._seen = system, seen
+        self._changed = seen, 0.0
         #: How many times the system file was read again, and which of them counts.
         self._readings = self._in_force = 0
         self._diag: Any = None
         self._complaints: dict[str, float] = {}
-        self._accepting = self._stopping = False
+        self._accepting = self._stopping = self._reminded = False
 
     def run(self) -> None:
         """Serve until idle, or until SIGTERM or SIGINT."""
         import signal
 
+        were_blocking = [os.get_blocking(listener.fileno()) for listener in self._listeners]
         for listener in self._listeners:
             listener.setblocking(False)
             listener.listen(_BACKLOG)
@@ -853,10 +937,15 @@ class Server:
         self.loop.add_signal_handler(signal.SIGHUP, self.reload)
         self._accept_again()
         self._tick()
+        self.log.remind = self._remember_the_log
         self.log.write(Log.INFO, f"serving {', '.join(map(_name, self._listeners))}")
         try:
             self.loop.run_forever()
         finally:
+            self.log.finish()
+            for listener, blocking in zip(self._listeners, were_blocking):
+                # Inetd's or systemd's next server gets them as we got them.
+                os.set_blocking(listener.fileno(), blocking)
             for connection in list(self._open):
                 connection.abort()
             if self._diag is not None:
@@ -864,6 +953,15 @@ class Server:
             self.loop.close()
             if self._workers.any_busy:
                 os._exit(EXIT_OK)  # a stuck thread would be waited for
+
+    def _remember_the_log(self) -> None:
+        if not self._reminded:
+            self._reminded = True
+            self.loop.call_later(SEND_AGAIN_SECONDS, self._send_log_again)
+
+    def _send_log_again(self) -> None:
+        self._reminded = False
+        self.log.send_again()
 
     def stop(self) -> None:
         """Accept no more, finish what is under way, end."""
@@ -883,6 +981,8 @@ class Server:
 
     def reload(self) -> None:
         """Read the system file again, in a thread, for names in it may have to be looked up."""
+        if self.options.reply_all is not None:
+            return
         self._seen = _signature(self.options)
         self._readings += 1
         number = self._readings
@@ -893,10 +993,12 @@ class Server:
                 self._in_force, self._system = number, system
                 self.log.write(Log.INFO, "the configuration was read again")
 
-        self._in_thread(_ANYBODY, self._load).addCallbacks(put_in_force, self._keep)
+        self._in_thread(_NOBODY, self._load, None).addCallbacks(put_in_force, self._keep)
 
-    def _load(self) -> System | None:
-        return self._lookup.load(self.options.config or CONFIG, self.options.config is not None)
+    def _load(self, once: list[None]) -> Iterator[System | None]:
+        """Run in a thread."""
+        for _ in once:
+            yield self._lookup.load(self.options.config or CONFIG, self.options.config is not None)
 
     def _keep(self, failure: Failure) -> None:
         self.log.write(Log.ERROR, f"{getattr(failure.value, 'detail', failure.value)}; what was in force stays so")
@@ -958,6 +1060,7 @@ class Server:
                     if error.errno == errno.EMFILE:
                         # We came with more of them open than was reckoned with. The name service needs some too.
                         self._limit = max(len(self._open) * 3 // 4, 1)
+                        self.loop.call_later(RECOVER_SECONDS, setattr, self, "_limit", self._most)
                     made_room = self._make_room(f"no more connections: {error.strerror}")
                     while made_room and len(self._open) > self._limit:
                         made_room = self._make_room(_AT_THE_LIMIT)
@@ -1025,33 +1128,58 @@ class Server:
                 self._diag = None
             raise
         except self._sock_diag.SockDiagUnavailable:
-            return self._in_thread(_ANYBODY, self._find_and_tell, server, client, self._system)
+            return self._find_in_thread(server, client)
         known = self._memory.recall(owner.uid)
         if known is not None:
             try:
                 return self._lookup.told(owner, server, client, self._system, known)
             except self._forgotten:
                 pass
-        return self._in_thread(owner.uid, self._tell, owner, server, client, self._system)
+        return self._in_thread(owner.uid, self._tell, (owner, server, client, self._system))
 
-    def _tell(self, owner: Owner, server: Address, client: Address, system: System | None) -> Any:
-        """Run in a thread: find out what is to be told, and have the loop know it too."""
-        known = self._known(owner.uid)
-        try:
-            return self._lookup.told(owner, server, client, system, known)
-        finally:
-            self._memory.keep(known)
+    def _find_in_thread(self, server: Address, client: Address) -> Pending:
+        """Look up where psutil, which takes its time, has to find the owner first: two jobs within one deadline."""
+        pending = self._pending(_ANYBODY)
 
-    def _find_and_tell(self, server: Address, client: Address, system: System | None) -> Any:
-        return self._lookup.told(self._lookup.find(server, client), server, client, system)
+        def found(owner: Owner) -> None:
+            self._workers.call(owner.uid, pending, self._tell, (owner, server, client, self._system))
 
-    def _in_thread(self, uid: int, function: Callable[..., Any], *arguments: Any) -> Pending:
+        finding = self._in_thread(_ANYBODY, self._find, (server, client), alone=True)
+        finding.addCallbacks(found, lambda failure: pending.settle(failure.value))
+        return pending
+
+    def _find(self, questions: list[tuple[Address, Address]]) -> Iterator[Owner]:
+        """Run in a thread."""
+        for server, client in questions:
+            yield self._lookup.find(server, client)
+
+    def _tell(self, questions: list[Any]) -> Iterator[Any]:
+        """Run in a thread: find out what is to be told of one owner's connections, and have the loop know it too.
+
+        What the name service and his files say is asked for once, after all of these queries have come. But each
+        question to another server, which may take as long as all the rest, gets a thread.
+        """
+        known = self._known(questions[0][0].uid, forwards=len(questions) == 1)
+        for owner, server, client, system in questions:
+            try:
+                yield self._lookup.told(owner, server, client, system, known)
+            except self._forgotten:
+                yield self._on_its_own
+            except Exception as error:
+                yield error
+        self._memory.keep(known)
+
+    def _in_thread(self, uid: int, function: Callable[..., Any], argument: Any, alone: bool = False) -> Pending:
         """Call what may block in a thread, and give up on it after LOOKUP_SECONDS."""
+        pending = self._pending(uid)
+        self._workers.call(uid, pending, function, argument, alone)
+        return pending
+
+    def _pending(self, uid: int) -> Pending:
         pending = Pending()
         pending.timer = self.loop.call_later(
             LOOKUP_SECONDS, pending.settle, IdentError(f"the lookup took longer than {LOOKUP_SECONDS:g} s", uid)
         )
-        self._workers.call(uid, pending, function, arguments)
         return pending
 
 
@@ -1116,7 +1244,10 @@ class Connection:
             self._left(f"left without a whole query: {error.strerror}")
             return
         if not data:
-            self._left("left without a whole query")
+            if self.protocol.answered and not self.protocol.unfinished:
+                self.abort()
+            else:
+                self._left("left without a whole query")
             return
         self._settling = True
         self.protocol.dataReceived(data)
@@ -1217,6 +1348,7 @@ def serve_lines(options: Options, log: Log) -> None:
     if protocol.unfinished:
         protocol.dataReceived(b"\n")
     protocol.connectionLost()
+    log.finish()
     if transport.errno:
         raise OSError(transport.errno, os.strerror(transport.errno))
 
@@ -1236,10 +1368,10 @@ def _parser() -> argparse.ArgumentParser:
         return value
 
     class _Ignored(argparse.Action):
-        """Takes an option of oidentd's with its value, for a warning."""
+        """Takes an option of oidentd's that has no meaning here, for a warning."""
 
         def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-            namespace.ignored = [*namespace.ignored, self.option_strings[1]]
+            namespace.ignored = [*namespace.ignored, self.option_strings[-1]]
 
     def number(text: str) -> int:
         if not 1 <= int(text) < 1 << 31:
@@ -1285,7 +1417,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("-t", "--timeout", type=seconds, metavar="SECONDS", help="for one whole query (default 60; 0: for ever)")
     add("-e", "--error", action="store_true", help="send UNKNOWN-ERROR in place of every other error")
-    add("-o", "--other", type=token, metavar="[OS]", help="send OTHER, or OS if attached, as the operating system")
+    add("-o", "--other", nargs="?", const="OTHER", type=token, metavar="OS",
+        help="send OTHER, or OS if attached, as the operating system")  # fmt: skip
     add("-c", "--charset", type=token, help="name a character set in replies")
     add("-r", "--reply", type=reply, help="the name to send when a lookup finds nobody")
     add("-R", "--reply-all", type=reply, metavar="REPLY", help="the name to send for every query; nothing is looked up")
@@ -1308,11 +1441,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--explain", nargs="?", const="", metavar="PORT,PORT", help="say what would be answered for port-on-server and"
         " port-on-client, and why; without: for each connection of yours")  # fmt: skip
     for name, long in (("-m", "--masquerade"), ("-M", "--masquerade-first")):
-        add(name, long, action="append_const", const=long, dest="ignored", help=argparse.SUPPRESS)
-    add("-f", "--forward", type=port, action=_Ignored, dest="ignored", help=argparse.SUPPRESS)
-    add("-P", "--proxy", action=_Ignored, dest="ignored", help=argparse.SUPPRESS)
+        add(name, long, action=_Ignored, nargs=0, help=argparse.SUPPRESS)
+    for forward in (("-f", "--forward"), ("--forward-last",)):
+        add(*forward, type=port, action=_Ignored, nargs="?", const=IDENT_PORT, help=argparse.SUPPRESS)
+    add("-P", "--proxy", action=_Ignored, help=argparse.SUPPRESS)
     add("-v", "--version", action="version", version=f"identd {__version__}")
-    add("operands", nargs="*", help=argparse.SUPPRESS)  # ignored, as oidentd does
     return parser
 
 
@@ -1320,30 +1453,53 @@ class UsageError(Exception):
     """The command line can't be obeyed; the text says why."""
 
 
-#: Options whose value is theirs only when it is attached (``-oOS``, not ``-o OS``): name, least prefix, what they
-#: stand for alone.
-_ATTACHED = {"o": ("--other", "--o", "OTHER"), "f": ("--forward", "--forw", str(IDENT_PORT))}
+#: Options that oidentd 3 does not have. Where an abbreviation fits one of its own too, that one is meant.
+_OURS = frozenset(("--check", "--client-address", "--explain", "--forward-last", "--idle", "--multi-query",
+                   "--server-address"))  # fmt: skip
 
 
-def _attach(argv: Sequence[str]) -> list[str]:
-    """Give options whose value must be attached the one that they stand for alone, as oidentd does."""
-    attached = []
-    for argument in argv:
-        bundle = re.fullmatch("-[edhiIqSvmM]*([of])", argument)
-        if bundle:
-            argument += _ATTACHED[bundle[1]][2]
-        for name, least, alone in _ATTACHED.values():
-            if argument.startswith(least) and name.startswith(argument):
-                argument = f"{name}={alone}"
-        attached.append(argument)
-    return attached
+def _as_getopt_reads(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Return arguments as getopt_long(3), which oidentd has, understands them: each option in full, its value attached.
+
+    Operands, which it ignores, are left out. What it can't understand stays, for the parser to complain about.
+    """
+    actions = parser._option_string_actions
+    found = []
+    left = list(argv)
+    while left:
+        argument = left.pop(0)
+        if argument == "--":
+            break
+        if argument.startswith("--"):
+            name, attached, value = argument.partition("=")
+            fitting = [name] if name in actions else [long for long in actions if long.startswith(name)]
+            theirs = [long for long in fitting if long not in _OURS] or fitting
+            letters, name = "", theirs[0] if len(theirs) == 1 else ""
+        elif argument.startswith("-") and argument != "-":
+            name, letters, attached, value = argument[:2], argument[2:], "", ""
+        else:
+            continue
+        action = actions.get(name)
+        if action is None:
+            found.append(argument)
+            continue
+        if action.nargs == 0:
+            if letters:
+                left.insert(0, f"-{letters}")
+        elif letters:
+            attached, value = "=", letters
+        elif not attached and left and (action.nargs is None or (name == "--explain" and not left[0].startswith("-"))):
+            attached, value = "=", left.pop(0)
+        found.append(action.option_strings[-1] + attached + value)
+    return found
 
 
 def parse(argv: Sequence[str]) -> Options:
     """Return the options that a command line sets. :raises UsageError: it can't be obeyed."""
     options = Options()
     if argv:
-        _parser().parse_args(_attach(argv), namespace=options)
+        parser = _parser()
+        parser.parse_args(_as_getopt_reads(argv, parser), namespace=options)
     if options.quiet and options.debug:
         raise UsageError("--quiet and --debug contradict each other")
     return options
@@ -1364,39 +1520,68 @@ def check(options: Options) -> int:
 
 def check_files(options: Options) -> bool:
     """Print what is wrong with the system file, and with --user with that user's; say whether there is no error."""
-    import lookup
-    from lookup import access, grammar, users, wishes
+    from lookup import users
 
+    right = _check_system_file(options)
+    if options.user is None:
+        return right
+    uid = users.uid_of(os.fsencode(options.user))
+    if uid is None:
+        uid = int(options.user) if options.user.isdecimal() else -1
+    if not 0 <= uid <= _LAST_ID:
+        raise UsageError(f"no such user: {options.user}")
+    return _check_users_file(uid) and right
+
+
+def _check_system_file(options: Options) -> bool:
+    import lookup
+    from lookup import access
+
+    path = options.config or CONFIG
+    notices: list[Any] = []
+    error = None
     try:
-        system = lookup.load(options.config or CONFIG, options.config is not None)
-        for notice in system.notices if system else ():
-            print(f"warning: {notice}")
-        print(f"system   {system.path if system else f'no {CONFIG}: nobody may do anything'}")
-        if options.user is None:
-            return True
-        uid = users.uid_of(os.fsencode(options.user))
-        if uid is None:
-            raise UsageError(f"no such user: {options.user}")
-        become_owner(uid)
-        found = wishes.read(uid, users.home(uid))
-        for _, note in found.notes:
-            if found.error is None or note != str(found.error):  # that comes below
-                print(f"file     {note}")
-        if found.path:
-            kept = access.kept_from_nobody(found.path, uid)
-            if kept:
-                print(f"warning: {found.path}: an identd of another user, such as nobody, can't read it ({kept})")
-            notices: list[Any] = []
+        system = lookup.load(path, options.config is not None, notices)
+    except lookup.ConfigError as broken:
+        error = broken
+    for notice in notices:
+        print(f"warning: {notice}")
+    if error is not None:
+        print(f"error: {error}")
+        return False
+    kept = access.kept_from_nobody(path, 0) if system else ""
+    if kept:
+        print(f"warning: {path}: an identd that is not started as root can't read it, and names nobody ({kept})")
+    print(f"system   {path if system else f'no {path}: nobody may do anything'}")
+    return True
+
+
+def _check_users_file(uid: int) -> bool:
+    from lookup import ConfigError, access, grammar, users, wishes
+
+    become_owner(uid)
+    found = wishes.read(uid, users.home(uid))
+    right = True
+    for bad, note in found.notes:
+        right = right and not bad
+        print(f"error: {note}" if bad else f"file     {note}")
+    if found.path:
+        kept = access.kept_from_nobody(found.path, uid)
+        if kept:
+            print(f"warning: {found.path}: an identd of another user, such as nobody, can't read it ({kept})")
+        notices: list[Any] = []
+        try:
             # By now it may be another file: one that never ends, or a FIFO.
             with open(os.open(found.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
                 grammar.parse_user(file.read(wishes.MAX_SIZE) or b"", found.path, notices)
-            for notice in notices:
-                print(f"warning: {notice}")
-        print(f"user     {found.path or 'no file that counts'}")
-    except lookup.ConfigError as error:
-        print(f"error: {error}")
-        return False
-    return True
+        except ConfigError as error:
+            if found.error is None:  # else it has been told
+                right = False
+                print(f"error: {error}")
+        for notice in notices:
+            print(f"warning: {notice}")
+    print(f"user     {found.path or 'no file that counts'}")
+    return right
 
 
 def check_answer() -> bool:
@@ -1469,22 +1654,27 @@ def _ask_a_fresh_identd(listener: socket.socket, query: str) -> tuple[str, str]:
 def explain(options: Options) -> int:
     """Say what would be answered now, and why, step by step."""
     # All that follows needs them, and root's interpreter may stand where nobody may not look.
-    from lookup import ConfigError, forward, load, policy, processes, sock_diag  # noqa: F401
-    from lookup.explain import steps
+    import lookup
+    from lookup import ConfigError, forward, policy, processes, sock_diag  # noqa: F401
+    from lookup.explain import Explanation
 
     uid = os.getuid()
-    if os.geteuid() == 0:
-        drop_privileges(options.user, options.group)
-        print(f"as       {options.user or 'nobody'}, like the warm process and the files for inetd, xinetd and systemd")
     path = options.config or CONFIG
     system: System | ConfigError | None
     try:
-        system = load(path, options.config is not None)
+        system = lookup.load(path, options.config is not None)
     except ConfigError as error:
         system = error
+    if os.geteuid() == 0:
+        drop_privileges(options.user, options.group)
+        print(f"as       {options.user or 'nobody'}, like the warm process and the files for inetd, xinetd and systemd")
+        if not isinstance(system, ConfigError) and system is not None and not os.access(path, os.R_OK):
+            print(f"but      {path} was read as root: an identd that is not started as root answers UNKNOWN-ERROR")
+
+    explanation = Explanation(lookup, system, path)
 
     def explained(server: Address, client: Address) -> list[str]:
-        return list(steps(server, client, system, path, lambda outcome: _reply(outcome, server, client, options)))
+        return list(explanation.steps(server, client, lambda outcome: _reply(outcome, server, client, options)))
 
     if options.explain:
         match = _TOKENS.fullmatch(os.fsencode(options.explain))
@@ -1555,24 +1745,39 @@ def _status(fd: int) -> os.stat_result | None:
 def _inherited() -> list[socket.socket]:
     """Return the TCP sockets that started us: descriptor 3 and up (systemd, sd_listen_fds(3)), or standard input.
 
+    :return: listening ones, or one that is connected; none where standard input is something else.
     :raises UsageError: they are of no kind that can be served. :raises OSError: standard input is closed.
     """
     fds = [0]
     if os.environ.get("LISTEN_PID") == str(os.getpid()):
-        fds = list(range(3, 3 + int(os.environ.get("LISTEN_FDS", "0")))) or fds
+        count = os.environ.get("LISTEN_FDS", "")
+        if not count.isdecimal():
+            raise UsageError(f"LISTEN_FDS is no number: {count!r}")
+        fds = list(range(3, 3 + int(count))) or fds
     status = _status(fds[0])
-    if status is None:
+    if status is None and fds == [0]:
         raise OSError(errno.EBADF, "standard input is closed")
-    if not stat.S_ISSOCK(status.st_mode):
+    if fds == [0] and status is not None and not stat.S_ISSOCK(status.st_mode):
         return []
     import socket  # 6 ms, which a pipe does not need
 
-    sockets = [socket.socket(fileno=fd) for fd in fds]
-    if sockets[0].family not in (socket.AF_INET, socket.AF_INET6):
-        sockets[0].detach()
-        return []
-    if any(inherited.type != socket.SOCK_STREAM for inherited in sockets):
-        raise UsageError("standard input is a socket of another kind than TCP (socket_type must be stream)")
+    sockets = []
+    for fd in fds:
+        name = f"descriptor {fd}" if fd else "standard input"
+        try:
+            inherited = socket.socket(fileno=fd)
+        except OSError as error:  # EBADF: closed. ENOTSOCK: a FIFO, a file
+            raise UsageError(f"{name} can't be served: {error.strerror}") from None
+        if inherited.family not in (socket.AF_INET, socket.AF_INET6):
+            inherited.detach()
+            if fd == 0:
+                return []
+            raise UsageError(f"{name} is a socket of another family than IPv4 and IPv6")
+        if inherited.type != socket.SOCK_STREAM:
+            raise UsageError(f"{name} is a socket of another kind than TCP (socket_type must be stream)")
+        if len(fds) > 1 and not _is_listening(inherited):
+            raise UsageError(f"{name} is no listening socket, and one among several has to be")
+        sockets.append(inherited)
     return sockets
 
 
@@ -1658,7 +1863,9 @@ def _become(uid: int, gid: int) -> None:
 
 
 def _signature(options: Options) -> tuple[int, ...]:
-    """Return what changes whenever the system file does."""
+    """Return what changes whenever the system file does; nothing where it is not read."""
+    if options.reply_all is not None:
+        return ()
     try:
         status = os.stat(options.config or CONFIG)
     except OSError:  # ENOENT, EACCES: none to see
@@ -1672,12 +1879,14 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     :param background: leave whoever started us behind, once nothing can go wrong any more.
     :raises IdentError: the system file can't be obeyed. :raises UsageError, OSError: root can't be given up.
     """
-    system = _policy(options)
+    # Before it is read, so that a change meanwhile is noticed.
+    seen = _signature(options)
+    system = _policy(options) if options.reply_all is None else None
     drop_privileges(options.user, options.group)
     idle = options.idle
     if idle is None:
         idle = 0.0 if options.foreground or background else IDLE_SECONDS
-    server = Server(listeners, options, log, idle, system)
+    server = Server(listeners, options, log, idle, system, seen)
     if background:
         server.log = _go_to_the_background(options)
     server.run()

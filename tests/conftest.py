@@ -28,10 +28,29 @@ if str(ROOT) not in sys.path:
 
 
 def skip(reason: str) -> NoReturn:
-    """Skip the running test for want of something; fail it where nothing may be wanting."""
-    if NO_SKIP:
-        pytest.fail(f"may not skip here: {reason}")
+    """Skip the running test for want of something."""
     pytest.skip(reason)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Where nothing may be wanting, a test that skips fails, however it does so."""
+    outcome = yield
+    _may_not_skip(outcome.get_result())  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    """So does a file that skips all of its tests."""
+    outcome = yield
+    _may_not_skip(outcome.get_result())  # type: ignore[attr-defined]
+
+
+def _may_not_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if NO_SKIP and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"may not skip here: {reason}"
 
 
 @pytest.fixture

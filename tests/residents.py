@@ -84,7 +84,11 @@ def connected(uid: int) -> Iterator[str]:
 def needs_an_interpreter_for_all() -> None:
     """Skip where the interpreter, its packages or identd are out of other users' reach."""
     probe = [sys.executable, "-c", f"import pyroute2, psutil; open({str(IDENTD)!r})"]
-    if subprocess.run(probe, stderr=subprocess.DEVNULL, check=False, **AS_NOBODY).returncode:
+    try:
+        works = subprocess.run(probe, stderr=subprocess.DEVNULL, check=False, **AS_NOBODY).returncode == 0
+    except PermissionError:  # the interpreter itself
+        works = False
+    if not works:
         skip("the interpreter, its packages or identd are out of other users' reach")
 
 

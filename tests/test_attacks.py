@@ -16,7 +16,7 @@ from conftest import program, run
 from hosts import CLONE_NEWNET, _checked, _libc
 from installed import free_port
 from residents import connected, needs_an_interpreter_for_all, resident, system_file
-from single_shot import by_hand, driver, handler
+from single_shot import PATIENCE, by_hand, driver, handler
 from warm import everything, warming
 
 import identd
@@ -25,10 +25,10 @@ from lookup.blocks import UserBlock
 from lookup.connection import pack
 from lookup.grammar import parse_system, parse_user
 from lookup.policy import decide
-from lookup.workers import Workers
+from lookup.workers import THREADS_PER_OWNER, Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import Any
 
@@ -124,7 +124,7 @@ def test_a_lookup_that_somebody_cancels() -> None:
             future.cancel()
             return future
 
-        def lookupFailed(self, error: BaseException) -> None:
+        def lookup_failed(self, error: BaseException) -> None:
             """Not worth a line here."""
 
     async def ask() -> _Far:
@@ -140,32 +140,39 @@ def test_a_lookup_that_somebody_cancels() -> None:
     assert far.disconnecting
 
 
-def test_a_job_that_is_parked_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job whose owner's last stuck one ends while it is being parked is done all the same."""
+def test_a_job_that_waits_for_stuck_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that finds all of its owner's threads stuck is done when one of these jobs ends, whoever looks after it."""
     loop = asyncio.new_event_loop()
     workers = Workers(loop, lambda what: None)
-    has_room = workers._has_room
-    asked: list[int] = []
+    monkeypatch.setattr(workers, "_count_stuck", lambda: setattr(workers, "_stuck", workers._threads))
+    release = threading.Event()
+    done: list[str] = []
 
-    def ends_just_then(uid: int) -> bool:
-        asked.append(uid)
-        return has_room(uid) if len(asked) > 1 else False
-
-    monkeypatch.setattr(workers, "_has_room", ends_just_then)
-    monkeypatch.setattr(workers, "_watch", lambda: None)  # it ran before, and found nothing to look after
-    pending = identd.Pending()
-    pending.timer = loop.call_later(5, loop.stop)
-    done: list[Any] = []
-
-    def take(result: Any) -> None:
+    def take(result: str) -> None:
         done.append(result)
-        loop.stop()
+        if len(done) == THREADS_PER_OWNER + 1:
+            loop.stop()
 
-    pending.addCallbacks(take, take)
-    workers.call(1, pending, lambda: "done", ())
+    def work(arguments: list[str]) -> Iterator[str]:
+        release.wait(PATIENCE)
+        yield from arguments
+
+    for number in range(THREADS_PER_OWNER + 1):
+        pending = identd.Pending()
+        pending.timer = loop.call_later(PATIENCE, loop.stop)
+        pending.addCallbacks(take, take)
+        workers.call(1, pending, work, str(number), alone=True)
+    conditions: list[Callable[[], bool]] = [
+        lambda: len(workers._busy) == THREADS_PER_OWNER, workers._turns.empty
+    ]  # fmt: skip
+    for holds in conditions:
+        while not holds():
+            loop.run_until_complete(asyncio.sleep(0.01))
+    monkeypatch.setattr(workers, "_watch", lambda: None)
+    release.set()
     loop.run_forever()
     loop.close()
-    assert done == ["done"]
+    assert sorted(done) == [str(number) for number in range(THREADS_PER_OWNER + 1)]
 
 
 def test_clients_that_pipeline_without_end(tmp_path: Path) -> None:

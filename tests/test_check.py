@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from conftest import program, skip
 from hosts import forbid_netlink, nameless_uid
+from residents import needs_an_interpreter_for_all
 from single_shot import COMMAND, PATIENCE, me
 
 import identd
@@ -144,9 +145,7 @@ def test_without_loopback() -> None:
 def test_a_uid_without_a_login_name(needs_root: None) -> None:
     """A user without a passwd entry is answered as OTHER and the number: true, but worth a warning."""
     uid = nameless_uid()
-    probe = [sys.executable, "-c", f"import pyroute2, psutil; open({COMMAND[1]!r})"]
-    if subprocess.run(probe, user=uid, group=uid, extra_groups=[], stderr=subprocess.DEVNULL, cwd="/").returncode:
-        skip("the interpreter, its packages or identd are out of other users' reach")
+    needs_an_interpreter_for_all()
     text, status = checked(user=uid, group=uid, extra_groups=[], cwd="/")
     assert status == 0
     assert field(text, "reply").endswith(f":USERID:OTHER:{uid}")

@@ -12,6 +12,7 @@ from residents import AS_NOBODY, Resident, needs_an_interpreter_for_all, residen
 from single_shot import COMMAND, PATIENCE
 
 import identd
+from lookup import wishes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,11 +30,10 @@ def checked(*options: str, **popen: Any) -> tuple[list[str], str, int]:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
+def config() -> Iterator[Path]:
     """A system file without a fault."""
-    path = tmp_path / "oidentd.conf"
-    path.write_text("default { default { allow hide } }")
-    return path
+    with system_file("default { default { allow hide } }") as path:
+        yield path
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +175,53 @@ def test_a_users_file_that_nobody_may_read(alice: Resident, config: Path) -> Non
     assert (stderr, status) == ("", 0)
     assert f"user     {alice.file}" in lines
     assert any(line.startswith("warning: ") and f"chmod o+r {alice.file}" in line for line in lines)
+
+
+def test_both_files_are_looked_at(alice: Resident, config: Path) -> None:
+    """An error in one of the files keeps neither the other's errors nor the warnings back."""
+    config.write_text("default { default { force hide allow spoof } }\nuser identd-none { default { allow hide } }")
+    alice.write("global { hidde }")
+    lines, _, status = checked("-C", str(config), "--user", alice.name)
+    assert status == 1
+    assert any(line.startswith(f"warning: {config}:1:32: this line cancels the force") for line in lines), lines
+    assert any(line.startswith(f"error: {config}:2:6: ") for line in lines)
+    assert any(line.startswith(f"error: {alice.file}:1:10: ") for line in lines)
+
+
+@pytest.mark.parametrize("what", ["another's", "huge", "a directory"])
+def test_a_users_file_that_does_not_count(alice: Resident, config: Path, what: str) -> None:
+    """What identd logs and passes over is an error here."""
+    alice.write("global { hide }")
+    if what == "another's":
+        os.chown(alice.file, 0, 0)
+    elif what == "huge":
+        alice.write("#" * (wishes.MAX_SIZE + 1))
+    else:
+        alice.file.unlink()
+        alice.file.mkdir()
+    try:
+        lines, _, status = checked("-C", str(config), "--user", alice.name)
+    finally:
+        if what == "a directory":
+            alice.file.rmdir()
+    assert status == 1
+    assert [line for line in lines if line.startswith(f"error: {alice.file}: ")]
+    assert "user     no file that counts" in lines
+
+
+def test_a_user_by_number(alice: Resident, config: Path) -> None:
+    """A uid will do, as for every -u."""
+    alice.write("global { hide }")
+    lines, _, status = checked("-C", str(config), "--user", str(alice.uid))
+    assert (f"user     {alice.file}" in lines, status) == (True, 0)
+
+
+def test_a_system_file_that_nobody_may_read(needs_root: None, config: Path) -> None:
+    """Where not every identd can read it, a warning says so, and what to do."""
+    config.chmod(0o600)
+    lines, _, status = checked("-C", str(config))
+    assert status == 0
+    assert any(line.startswith("warning: ") and f"chmod o+r {config}" in line for line in lines)
 
 
 def test_an_unknown_user(config: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import signal
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from conftest import Pair, connect, skip
+from conftest import Pair, connect, program, skip
 from hosts import until
 from installed import free_port
 from residents import AS_NOBODY, NOBODY, needs_an_interpreter_for_all, system_file
 from single_shot import COMMAND, PATIENCE, by_hand, ending, handler, me
+
+import identd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -255,6 +258,57 @@ def test_what_oidentd_refuses(options: tuple[str, ...]) -> None:
     said = by_hand(b"1,1\n", *options)
     assert (said.stdout, said.status) == (b"", 2)
     assert said.stderr.count("\n") == 1 and len(said.stderr) > 20
+
+
+#: oidentd's long options, each with a value where it takes one.
+LONG = {
+    "address": "127.0.0.1", "charset": "x", "config": "x", "debug": "", "error": "", "forward": "", "forward-last": "",
+    "foreground": "", "group": "root", "help": "", "limit": "1", "masquerade": "", "masquerade-first": "",
+    "nosyslog": "", "other": "", "port": "1", "proxy": "192.0.2.1", "quiet": "", "reply": "x", "reply-all": "x",
+    "stdio": "", "timeout": "1", "user": "root", "version": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attached", [True, False], ids=["attached", "separate"])
+def test_every_abbreviation(attached: bool) -> None:
+    """Whatever beginning of a long option oidentd takes, identd takes, and for the same one."""
+    oidentd = program("oidentd")
+    for name, value in LONG.items():
+        for end in range(1, len(name) + 1):
+            begin = f"--{name[:end]}"
+            whole = begin if name[:end] in LONG else f"--{name}"
+            argv = [begin] if not value else [f"{begin}={value}"] if attached else [begin, value]
+            # Before it says its version, oidentd complains about what it can't take.
+            done = subprocess.run([oidentd, *argv, "-v"], capture_output=True, timeout=PATIENCE, check=False)
+            if done.returncode == 0:
+                if name in ("help", "version"):
+                    with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+                        identd.parse(argv)
+                else:
+                    found = vars(identd.parse(argv))
+                    assert found == vars(identd.parse([whole, value] if value else [whole])), argv
+
+
+@pytest.mark.parametrize(
+    ("argv", "meaning"),
+    [
+        (("-I", "-m", "-f", "1245", "-u", "nobody", "-o", "UNIX", "-q"),
+         {"stdio": True, "user": "nobody", "other": "OTHER", "quiet": True, "ignored": ["--masquerade", "--forward"]}),
+        (("-f", "1245", "-o", "WIN", "-S"), {"other": "OTHER", "nosyslog": True, "ignored": ["--forward"]}),
+        (("extra", "-S", "extra", "-e", "extra"), {"nosyslog": True, "error": True}),
+        (("-r", "-x", "--reply-all", "--error"), {"reply": "-x", "reply_all": "--error"}),
+        (("-eSoWIN32",), {"error": True, "nosyslog": True, "other": "WIN32"}),
+        (("-eoS",), {"error": True, "other": "S"}),
+        (("-qt5", "-S", "--", "-d"), {"quiet": True, "timeout": 5.0, "nosyslog": True}),
+        (("--explain", "1,2", "-q"), {"explain": "1,2", "quiet": True}),
+        (("--expl=1,2",), {"explain": "1,2"}),
+        (("--explain", "-q"), {"explain": "", "quiet": True}),
+        (("--idl", "5"), {"idle": 5.0}),
+    ],
+)  # fmt: skip
+def test_what_a_command_line_means(argv: tuple[str, ...], meaning: dict[str, Any]) -> None:
+    """Operands may stand anywhere, and values as getopt(3) finds them."""
+    assert vars(identd.parse(argv)) == meaning
 
 
 def test_the_last_one_counts(pair: Pair) -> None:

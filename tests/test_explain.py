@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -310,6 +311,48 @@ def test_a_broken_system_file(alice: Resident, ports: str) -> None:
         told = as_everybody(alice, ports, path)
         assert told.the("system").startswith(f"{path}:3:3: allow, deny or force expected, not alow")
     assert told.lines[-1] == f"reply    {ports}:ERROR:UNKNOWN-ERROR"
+
+
+def test_a_system_file_that_nobody_may_read(alice: Resident, ports: str) -> None:
+    """Root is told what the processes say that he starts, and that others could not read the file."""
+    with system_file('default { default { force reply "foo" } }') as path:
+        path.chmod(0o600)
+        told = explained(ports, "-C", str(path))
+        assert told.lines[-1] == f"reply    {ports}:USERID:UNIX:foo" == "reply    " + answered(ports, "-C", str(path))
+        assert str(path) in told.the("but") and "UNKNOWN-ERROR" in told.the("but")
+        hers = explained(ports, "-C", str(path), **alice.who)
+        assert hers.the("system") == f"{path}: Permission denied"
+
+
+def test_all_that_is_lacking(alice: Resident) -> None:
+    """What has to be granted for a wish is said at once, and granting just that is enough."""
+    alice.write('global { reply "root" }')
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(privileged_listener())
+        person = stack.enter_context(Person(alice.uid))
+        ours, far = person.dial(listener.getsockname())
+        ports = f"{ours[1]},{far[1]}"
+        path = stack.enter_context(system_file("default { default { deny hide } }"))
+        granted = re.search("`(.*)`", explained(ports, "-C", str(path)).the("fix"))
+        assert granted is not None
+        for capability in ("spoof", "spoof_all", "spoof_privport"):
+            assert f"allow {capability} " in granted[1]
+        path.write_text(granted[1])
+        assert explained(ports, "-C", str(path)).lines[-1] == f"reply    {ports}:USERID:UNIX:root"
+
+
+@contextlib.contextmanager
+def privileged_listener() -> Iterator[socket.socket]:
+    """A listener on a port below 1024 that nobody else has."""
+    for port in range(1023, 512, -1):
+        try:
+            listener = socket.create_server(("127.0.0.1", port))
+        except OSError:  # EADDRINUSE
+            continue
+        with listener:
+            yield listener
+        return
+    skip("needs a port below 1024")
 
 
 def test_a_system_file_that_is_missing(alice: Resident, ports: str) -> None:

@@ -129,7 +129,7 @@ class Server(IdentServer):
     """A server whose lookups end as a list says, round and round: at once, or when they are told to."""
 
     def __init__(self, results: list[Any], multi_query: bool, later: bool = False) -> None:
-        self.multiQuery = multi_query
+        self.multi_query = multi_query
         self._results = results
         self._later = later
         self._count = 0
@@ -145,7 +145,7 @@ class Server(IdentServer):
             raise result
         return result
 
-    def lookupFailed(self, error: BaseException) -> None:
+    def lookup_failed(self, error: BaseException) -> None:
         """Log nothing: some thousand tracebacks help nobody."""
 
     def finish(self) -> None:

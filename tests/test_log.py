@@ -5,13 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import re
 import socket
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Pair, skip
+from conftest import Pair, program, skip
+from residents import Resident, connected, needs_an_interpreter_for_all, resident, system_file
 from single_shot import COMMAND, PATIENCE, by_hand, connection, driver, ending, handler, me, private_dev, start
+from warm import log_of, warming
+
+import identd
+from lookup.wishes import MAX_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -349,3 +355,169 @@ def test_nosyslog_sends_no_datagram(pair: Pair, tmp_path: Path) -> None:
             assert served.ask(pair.query + b"\r\n") == named(pair)
             assert pair.query.decode() in served.log()
         assert received(daemon) == []
+
+
+# What the configuration has to do with it.
+
+
+@pytest.fixture(scope="module")
+def alice() -> Iterator[Resident]:
+    """A user with a home."""
+    if os.geteuid() != 0:
+        skip("needs root")
+    program("useradd")
+    needs_an_interpreter_for_all()
+    with resident() as user:
+        yield user
+
+
+@pytest.fixture(scope="module")
+def ports(alice: Resident) -> Iterator[str]:
+    """A connection of hers."""
+    with connected(alice.uid) as ports:
+        yield ports
+
+
+def logged(form: str, ports: str, system: str, *options: str) -> tuple[str, list[str]]:
+    """Return the reply to a query, without the ports, and what was logged about it, by one of the drivers."""
+    query = ports.encode() + b"\r\n"
+    with system_file(system) as path:
+        if form == "single":
+            with handler("-S", "-C", str(path), *options) as served:
+                reply = served.ask(query)
+                log = served.log()
+        else:
+            with warming("-S", "-C", str(path), *options, stderr=subprocess.PIPE) as warm:
+                reply = warm.ask(query)
+                log = log_of(warm)
+        lines = [line.replace(str(path), "SYSTEM") for line in log.splitlines()]
+    return reply.decode("latin-1").strip()[len(ports) + 1 :], [line for line in lines if " serving " not in line]
+
+
+FORMS = pytest.mark.parametrize("form", ["single", "warm"])
+
+
+@FORMS
+@pytest.mark.parametrize(
+    ("system", "wish", "told", "rule"),
+    [
+        ('default {\n default { force reply "x" } }', "", "USERID:UNIX:x", "SYSTEM:2"),
+        ("default { default { force hide } }", "", "ERROR:HIDDEN-USER", "SYSTEM:1"),
+        ("default { default { force random } }", "", "USERID:UNIX:[0-9A-Za-z]{11}", "SYSTEM:1"),
+        ("default { default { force random_numeric } }", "", "USERID:UNIX:user[0-9]+", "SYSTEM:1"),
+        ("default { default { allow spoof } }", '\nglobal { reply "x" }', "USERID:UNIX:x", "SYSTEM:1, FILE:2"),
+        ("default { default { allow random } }", "global { random }", "USERID:UNIX:[^:]{11}", "SYSTEM:1, FILE:1"),
+        ("default { default { allow hide } }", "global { hide }", "ERROR:HIDDEN-USER", "SYSTEM:1, FILE:1"),
+        ("default { default { deny hide } }", "global { hide }", "USERID:UNIX:NAME", "SYSTEM:1, FILE:1"),
+        ("default { default { deny hide } }", "", "USERID:UNIX:NAME", "SYSTEM:1"),
+        ("", "", "USERID:UNIX:NAME", "no rule"),
+    ],
+)  # fmt: skip
+def test_owner_answer_and_rule(
+    form: str, alice: Resident, ports: str, system: str, wish: str, told: str, rule: str
+) -> None:
+    """One line names the real owner, what was told in his place, and the blocks that decided, file and line."""
+    alice.write(wish)
+    reply, lines = logged(form, ports, system)
+    told, rule = told.replace("NAME", alice.name), rule.replace("FILE", str(alice.file))
+    assert re.fullmatch(told, reply)
+    (line,) = lines
+    assert f"{ports}:{reply} ({alice.name}, uid {alice.uid}" in line
+    assert line.endswith(f", rule {rule})")
+
+
+@FORMS
+@pytest.mark.parametrize("options", [(), ("-q",)], ids=["", "quiet"])
+@pytest.mark.parametrize("what", ["broken", "another's", "huge", "a FIFO"])
+def test_a_users_file_that_cannot_be_used(
+    form: str, alice: Resident, ports: str, what: str, options: tuple[str, ...]
+) -> None:
+    """One line says which file it is and why, with line and column where it is read, however quiet the log is."""
+    path = alice.write("global {\n hidde }" if what == "broken" else "global { hide }")
+    reason = ":2:2: hide, random, random_numeric, numeric, reply or forward expected, not hidde"
+    if what == "another's":
+        os.chown(path, 0, 0)
+        reason = f": belongs to uid 0, not to the owner of the connection ({alice.uid})"
+    elif what == "huge":
+        alice.write("#" * (MAX_SIZE + 1))
+        reason = f": larger than {MAX_SIZE} octets"
+    elif what == "a FIFO":
+        path.unlink()
+        os.mkfifo(path)
+        reason = ": not a regular file"
+    try:
+        reply, lines = logged(form, ports, "default { default { allow hide } }", *options)
+    finally:
+        path.unlink()
+    assert reply == f"USERID:UNIX:{alice.name}"
+    assert [line for line in lines if "was told" not in line] == [f"identd: {path}{reason}"]
+    assert len(lines) == (1 if options else 2)
+
+
+@FORMS
+def test_whoever_poses_as_another(form: str, alice: Resident, ports: str) -> None:
+    """A wish for another user's name, which is refused, is worth a line with both names."""
+    alice.write('global { reply "root" }')
+    reply, lines = logged(form, ports, "default { default { allow spoof } }")
+    assert reply == f"USERID:UNIX:{alice.name}"
+    assert f"identd: {alice.name}, uid {alice.uid} tried to pass for 'root'" in lines
+    alice.write('global { reply "nobody-at-all" }')
+    assert "tried" not in str(logged(form, ports, "default { default { deny spoof } }"))
+
+
+def test_a_broken_system_file_is_never_kept_quiet(pair: Pair, tmp_path: Path) -> None:
+    """Every query is unanswered then, so the line with its place is there with -q too."""
+    (tmp_path / "conf").write_text("default { defalt { allow hide } }")
+    with handler("-Sq", "-C", str(tmp_path / "conf")) as served:
+        assert served.ask(pair.query + b"\r\n") == pair.query + b":ERROR:UNKNOWN-ERROR\r\n"
+        (line,) = served.log().splitlines()
+    assert f":ERROR:UNKNOWN-ERROR ({tmp_path}/conf:1:11: " in line
+
+
+# A syslog daemon that can't keep up.
+
+
+@pytest.mark.parametrize("form", ["single", "warm"])
+def test_a_full_queue_loses_nothing(form: str, pair: Pair, tmp_path: Path) -> None:
+    """What finds the daemon's queue full is sent when there is room again."""
+    count = 1 if form == "single" else 200
+    with syslog(tmp_path / "log") as daemon, contextlib.ExitStack() as stack:
+        command = [*private_dev(tmp_path, tmp_path / "log"), *COMMAND]
+        filler = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        filler.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                filler.sendto(b"filler", str(tmp_path / "log"))
+        if form == "single":
+            served = stack.enter_context(handler(command=command))
+            assert served.ask(pair.query + b"\r\n") == named(pair)
+        else:
+            warm = stack.enter_context(warming(command=command))
+            for _ in range(count):
+                assert warm.ask(pair.query + b"\r\n") == named(pair)
+        lines: list[bytes] = []
+        while sum(b"was told" in line for line in lines) < count:
+            lines.append(daemon.recv(65536))
+    assert not any(b"were lost" in line for line in lines)
+
+
+def test_what_was_lost_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log of a daemon that is stuck is bounded, and says afterwards how much is missing."""
+    monkeypatch.setattr(identd.Log, "_PATH", str(tmp_path / "log"))
+    monkeypatch.setattr(identd, "MAX_UNSENT", 3)
+    with syslog(tmp_path / "log") as daemon:
+        log = identd.Log(identd.Options())
+        log._stderr, log._syslog = False, True
+        taken = 0
+        while not log._unsent:
+            log.write(log.INFO, "x")
+            taken += 1
+        for _ in range(7):
+            log.write(log.INFO, "x")
+        lines = received(daemon)
+        log.send_again()
+        lines += received(daemon)
+        assert len(lines) == taken - 1 + 3 + 1
+        assert lines[-1].endswith(b"5 messages were lost, for the log took no more")
+        assert log._socket is not None
+        log._socket.close()

@@ -9,11 +9,13 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 from conftest import IDENTD, ROOT, Pair, program, run, skip
+from residents import AS_NOBODY, needs_an_interpreter_for_all
 from single_shot import COMMAND, PATIENCE, by_hand, connection, copied, driver, ending, feed, handler, me, start
 
 if TYPE_CHECKING:
@@ -251,6 +253,56 @@ def test_multi_query_has_a_deadline_for_each_query(pair: Pair) -> None:
         reply = served.ask(pair.query + b"\r\n")
         assert reply == b"%b:USERID:UNIX:%b\r\n" % (pair.query, me().encode())
         assert served.status() == 0
+
+
+@pytest.mark.parametrize("who", ["root", "nobody"])
+def test_multi_query_goes_on_beyond_the_first_deadline(pair: Pair, who: str) -> None:
+    """Whoever asks again before his deadline may go on, also where root leaves each answer to a child."""
+    if os.geteuid() == 0 and who == "nobody":
+        needs_an_interpreter_for_all()
+    popen = AS_NOBODY if who == "nobody" and os.geteuid() == 0 else {}
+    with handler("--multi-query", "-t", "2", **popen) as served:
+        for _ in range(4):
+            served.client.sendall(pair.query + b"\r\n")
+            assert served.client.recv(100).startswith(pair.query + b":USERID:")
+            time.sleep(1.2)
+        served.client.shutdown(socket.SHUT_WR)
+        assert served.status() == 0
+
+
+STOPPED = """
+import os, signal, lookup
+def told(*_): os.kill(os.getpid(), signal.SIGSTOP)
+lookup.told = told
+"""
+
+
+def test_a_child_that_is_stopped(needs_root: None, pair: Pair, tmp_path: Path) -> None:
+    """An owner who stops the child that answers about him holds up nothing but that answer."""
+    command = driver(tmp_path, STOPPED)
+    with handler("--multi-query", command=command) as served:
+        served.client.sendall(pair.query + b"\r\n0,1\r\n")
+        served.client.shutdown(socket.SHUT_WR)
+        assert served.read() == pair.query + b":ERROR:UNKNOWN-ERROR\r\n0,1:ERROR:INVALID-PORT\r\n"
+        assert served.status() == 0
+
+
+def test_a_child_that_dies(needs_root: None, pair: Pair, tmp_path: Path) -> None:
+    """So it is with an owner who kills the child."""
+    command = driver(tmp_path, STOPPED.replace("SIGSTOP", "SIGKILL"))
+    with handler("--multi-query", command=command) as served:
+        served.client.sendall(pair.query + b"\r\n0,1\r\n")
+        served.client.shutdown(socket.SHUT_WR)
+        assert served.read() == pair.query + b":ERROR:UNKNOWN-ERROR\r\n0,1:ERROR:INVALID-PORT\r\n"
+        assert served.status() == 0
+
+
+def test_children_that_nobody_waits_for(needs_root: None, pair: Pair) -> None:
+    """A parent that ignores its children's ends, and so would have identd do the same, changes nothing."""
+    command = ["sh", "-c", 'trap "" CHLD; exec "$@"', "sh", *COMMAND]
+    said = by_hand((pair.query + b"\n") * 3, command=command)
+    assert said.stdout == b"%b:USERID:UNIX:%b\r\n" % (pair.query, me().encode()) * 3
+    assert said.status == 0
 
 
 def test_multi_query_ends_at_an_invalid_line(pair: Pair) -> None:

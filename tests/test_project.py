@@ -86,6 +86,13 @@ def test_imports_run_downwards() -> None:
             elif isinstance(node, ast.ImportFrom):
                 modules.add("." * node.level + (node.module or ""))
         assert not {"identd", "sys.argv"} & modules, path.name
+        if path.name != "__init__.py":
+            assert not {"lookup", ".."} & modules, path.name
+            # What a room takes from the package itself is another room, not what puts the rooms together.
+            taken = {alias.name for node in ast.walk(ast.parse(path.read_text()))
+                     if isinstance(node, ast.ImportFrom) and (node.level, node.module) == (1, None)
+                     for alias in node.names}  # fmt: skip
+            assert taken <= {room.stem for room in path.parent.glob("*.py")}, path.name
         if path.name == "errors.py":
             assert modules == {"__future__"}
 

@@ -69,7 +69,7 @@ class Server(IdentServer):
 
     def __init__(self, result: Any = ("UNIX", "alice"), multi_query: bool = False) -> None:
         self.result = result
-        self.multiQuery = multi_query
+        self.multi_query = multi_query
         self.asked: list[Any] = []
 
     def lookup(self, serverAddress: Any, clientAddress: Any) -> Any:
@@ -227,7 +227,7 @@ def test_line_received_gets_lines_without_their_ends() -> None:
     seen = []
 
     class Lines(IdentServer):
-        multiQuery = True
+        multi_query = True
 
         def lineReceived(self, line: bytes) -> None:
             seen.append(line)
@@ -357,7 +357,7 @@ def test_one_query_unless_multi_query() -> None:
 
 
 def test_multi_query_answers_in_order() -> None:
-    """With ``multiQuery`` every line is answered, in one write each, until an invalid one ends it."""
+    """With ``multi_query`` every line is answered, in one write each, until an invalid one ends it."""
     server = Server(multi_query=True)
     wire = connected(server)
     server.dataReceived(b"1,2\r\n0,4\r\n5,6\r\n7,")
@@ -468,7 +468,7 @@ def test_subclasses_may_override_every_step() -> None:
     calls: list[Any] = []
 
     class Watching(IdentServer):
-        multiQuery = True
+        multi_query = True
 
         def lookup(self, serverAddress: Any, clientAddress: Any) -> Any:
             if serverAddress[1] == 9:

@@ -16,6 +16,7 @@ from conftest import Pair
 from hosts import until
 from installed import readable_folder
 from single_shot import COMMAND, PATIENCE, driver, ending, me
+from warm import needs_nobody_to_import
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,6 +69,7 @@ def folder() -> Iterator[Path]:
 @contextlib.contextmanager
 def warm(folder: Path, text: str, command: Sequence[str] = COMMAND) -> Iterator[Warm]:
     """Start a warm process as ourselves, on a socket of ours."""
+    needs_nobody_to_import()
     config, log = folder / "oidentd.conf", folder / "log"
     config.write_text(text)
     with socket.create_server(("127.0.0.1", 0)) as listener, open(log, "wb") as stderr:
@@ -84,6 +86,17 @@ def test_a_changed_file(folder: Path, pair: Pair) -> None:
         server.config.write_text(forcing("two, longer"))
         server.comes_to(pair, "two, longer")
         assert server.logged("the configuration was read again") == 1
+
+
+def test_a_change_while_it_starts(folder: Path, pair: Pair, tmp_path: Path) -> None:
+    """A file that changes between its first reading and the start of the loop is read again all the same."""
+    change = (
+        "import identd\nreal = identd.drop_privileges\n"
+        f"def drop(*who): open({str(folder / 'oidentd.conf')!r}, 'w').write({forcing('two, longer')!r}); real(*who)\n"
+        "identd.drop_privileges = drop\n"
+    )
+    with warm(folder, forcing("one"), driver(tmp_path, change)) as server:
+        server.comes_to(pair, "two, longer")
 
 
 def test_a_signal(folder: Path, pair: Pair) -> None:

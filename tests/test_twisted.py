@@ -31,7 +31,7 @@ from twisted.protocols import ident
 import identd
 
 class Server(identd.IdentServer):
-    multiQuery = "multi" in sys.argv
+    multi_query = "multi" in sys.argv
 
     def lookup(self, serverAddress, clientAddress):
         return getattr(self, f"port{{serverAddress[1]}}")(f"{{clientAddress[0]}}")
@@ -75,7 +75,7 @@ class Server(identd.IdentServer):
     def port11(self, peer):
         return task.deferLater(reactor, 3600, lambda: None)
 
-port = reactor.listenTCP(0, protocol.Factory.forProtocol(Server), interface="127.0.0.1")
+port = reactor.listenTCP(0, protocol.Factory.forProtocol(Server), interface="::" if "dual" in sys.argv else "127.0.0.1")
 print(port.getHost().port, flush=True)
 reactor.run()
 """
@@ -114,6 +114,12 @@ def reactor(*arguments: str) -> Iterator[Reactor]:
     )
     with ending(process):
         yield Reactor(process)
+
+
+def test_an_ipv4_client_of_a_dual_stack_server() -> None:
+    """The peer's address is given as plain IPv4, not in the form that an IPv6 socket has for it."""
+    with reactor("dual") as served:
+        assert served.ask(b"1,2\r\n") == b"1,2:USERID:UNIX:at once 127.0.0.1\r\n"
 
 
 REPLIES = [
@@ -245,7 +251,7 @@ def test_published_success_through_a_deferred() -> None:
     """Twisted's own Deferred, fired before or after it is returned, gives the same line."""
     defer = pytest.importorskip("twisted.internet.defer")
     server = Fixed()
-    server.multiQuery = True
+    server.multi_query = True
     lines = lines_of(server)
     server.result = defer.succeed(("SYS", "USER"))
     server.lineReceived(b"123, 456")
@@ -260,7 +266,7 @@ def test_a_failed_deferred() -> None:
     """Twisted's Failure is understood: ``_ebLookup`` reads the exception from its ``value``."""
     defer = pytest.importorskip("twisted.internet.defer")
     server = Fixed()
-    server.multiQuery = True
+    server.multi_query = True
     lines = lines_of(server)
     for error in (NoUser(), HiddenUser()):
         server.result = defer.fail(error)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
+import re
 import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from conftest import IDENTD, Pair, connect, program
+from conftest import IDENTD, Pair, connect, program, run
 from hosts import (
     CLOSE_WAIT,
     FIN_WAIT2,
@@ -39,6 +42,7 @@ from installed import free_port, readable_folder, until_it_listens
 from single_shot import COMMAND, PATIENCE, driver, ending, feed, handler, me, start
 from warm import Warm, everything, log_of, needs_nobody_to_import, pause, until_it_serves, warming
 
+import identd
 from bench import load
 from lookup.workers import THREADS_PER_OWNER
 
@@ -408,13 +412,90 @@ def test_two_sockets_of_systemd(pair: Pair, tmp_path: Path) -> None:
     assert said.read_text().count(serving) == 1
 
 
+def passing(fds: list[int], count: str = "") -> list[str]:
+    """Return a command that starts identd with descriptors as systemd passes them (sd_listen_fds(3))."""
+    moves = " ".join(f"{number}<&{fd}" for number, fd in enumerate(fds, 3))
+    passed = f'exec {moves} </dev/null; LISTEN_FDS={count or len(fds)} LISTEN_PID=$$ exec "$@"'
+    return ["bash", "-c", passed, "bash", *COMMAND]
+
+
+#: What systemd might be told to pass beside a listener, and a word of the complaint about it.
+ODD: dict[str, tuple[Callable[[socket.socket, socket.socket], int], str]] = {
+    "a UNIX socket": (lambda _, unix: unix.fileno(), "another family"),
+    "a connection": (lambda connection, _: connection.fileno(), "no listening socket"),
+    "a file": (lambda *_: 0, "can't be served"),
+}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kind", ODD)
+def test_sockets_of_several_kinds(pair: Pair, kind: str, first: bool) -> None:
+    """One line says which descriptor can't be served, status 2; nothing is served by halves."""
+    get, word = ODD[kind]
+    with socket.socket(socket.AF_UNIX) as unix, open(os.devnull, "rb") as null:
+        odd = get(pair.server, unix) or null.fileno()
+        fds = [odd, pair.listener.fileno()] if first else [pair.listener.fileno(), odd]
+        # Out of the way of the numbers that they will have.
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 50) for fd in fds]
+        try:
+            done = subprocess.run(
+                passing(high), pass_fds=high, capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+        finally:
+            for fd in high:
+                os.close(fd)
+    assert (done.stdout, done.returncode) == ("", 2)
+    assert re.fullmatch(rf"identd: descriptor {3 if first else 4} .*{word}.*\n", done.stderr), done.stderr
+
+
+def test_a_number_of_sockets_that_is_none() -> None:
+    """So it is with variables that no systemd sets."""
+    done = subprocess.run(passing([], "x"), capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.stderr, done.returncode) == ("identd: LISTEN_FDS is no number: 'x'\n", 2)
+
+
+def test_limits_are_raised(pair: Pair) -> None:
+    """The soft limit of descriptors is the hard one, and the listener's queue what the kernel allows."""
+    command = [program("prlimit"), "--nofile=64:4096", *COMMAND]
+    with warming(command=command) as warm:
+        assert warm.ask(pair.query + b"\r\n") == named(pair)
+        limits = Path(f"/proc/{warm.process.pid}/limits").read_text()
+        assert re.search(r"^Max open files +4096 +4096 ", limits, re.MULTILINE)
+        found = run(program("ss"), "-Hltn", f"sport = :{warm.address[1]}").stdout.split()
+        assert int(found[2]) == int(Path("/proc/sys/net/core/somaxconn").read_text())
+
+
+def test_the_listener_is_given_back_as_it_came(pair: Pair) -> None:
+    """Whoever gets the socket next may count on it to block, or not to."""
+    for blocking in (True, False):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(blocking)
+            process = subprocess.Popen([*COMMAND], stdin=listener.fileno(), stderr=subprocess.DEVNULL)
+            with ending(process):
+                warm = Warm(process, listener.getsockname())
+                assert warm.ask(pair.query + b"\r\n") == named(pair)
+                assert warm.end() == 0
+            assert os.get_blocking(listener.fileno()) == blocking
+
+
+def test_reply_all_reads_no_file(pair: Pair, tmp_path: Path) -> None:
+    """With -R the system file does not matter, neither at the start, nor later, nor at SIGHUP."""
+    with warming("-R", "guest", "-S", "-C", str(tmp_path / "none"), stderr=subprocess.PIPE) as warm:
+        assert warm.ask(pair.query + b"\r\n") == pair.query + b":USERID:UNIX:guest\r\n"
+        (tmp_path / "none").write_text("broken")
+        warm.process.send_signal(signal.SIGHUP)
+        pause(2 * identd.REST_SECONDS)
+        assert warm.ask(pair.query + b"\r\n") == pair.query + b":USERID:UNIX:guest\r\n"
+        assert "none" not in log_of(warm)
+
+
 def test_every_query_is_logged(pair: Pair) -> None:
     """One line for each, with who asked, what was told and the uid, whether he was met before or not."""
-    with warming("-S", stderr=subprocess.PIPE) as warm:
+    with warming("-S", "-C", os.devnull, stderr=subprocess.PIPE) as warm:
         for _ in range(3):
             assert warm.ask(pair.query + b"\r\n") == named(pair)
         lines = log_of(warm).splitlines()
-    told = f"127.0.0.1 was told {named(pair).decode().strip()} (uid {os.geteuid()}, sock_diag)"
+    told = f"127.0.0.1 was told {named(pair).decode().strip()} ({me()}, uid {os.geteuid()}, sock_diag, rule no rule)"
     assert sum(told in line for line in lines) == 3
 
 
@@ -693,6 +774,7 @@ def test_a_stuck_name_service(needs_root: None, tmp_path: Path) -> None:
             ends = stack.enter_context(Person(uid)).dial(listener.getsockname())
             queries[uid] = b"%d,%d" % (ends[0][1], ends[1][1])
         waiting = [stack.enter_context(warm.call()) for _ in range(3 * THREADS_PER_OWNER)]
+        began = time.monotonic()
         for client in waiting:
             client.sendall(queries[stuck.uid] + b"\r\n")
         for _ in range(100):
@@ -701,6 +783,8 @@ def test_a_stuck_name_service(needs_root: None, tmp_path: Path) -> None:
                 assert warm.ask(queries[uid] + b"\r\n") == expected
         failed = queries[stuck.uid] + b":ERROR:UNKNOWN-ERROR\r\n"
         assert [everything(client) for client in waiting] == [failed] * len(waiting)
+        # Some clients wait for no more than five seconds.
+        assert time.monotonic() - began < identd.LOOKUP_SECONDS + 1
         assert warm.threads() <= 1 + THREADS_PER_OWNER + 2
         woken = stuck.wake()
         stuck.release()
@@ -754,7 +838,7 @@ def test_a_fifo_for_a_file(needs_root: None, tmp_path: Path) -> None:
         config.write_text("default { default { allow spoof } }\n")
         os.mkfifo(home / ".oidentd.conf")
         os.chown(home / ".oidentd.conf", 12345, 12345)
-        lies = f"import lookup.users\nlookup.users.home = lambda uid: {str(home)!r}"
+        lies = f"import lookup.users as u\nreal = u.entry\nu.entry = lambda uid: (real(uid)[0], {str(home)!r})"
         warm = stack.enter_context(warming("--config", str(config), command=driver(tmp_path, lies)))
         pair = stack.enter_context(connect())
         for _ in range(3):
@@ -783,6 +867,37 @@ def test_queries_in_flight_are_finished(pair: Pair, tmp_path: Path, number: int)
         assert warm.process.wait(PATIENCE) == 0
         with contextlib.suppress(ConnectionResetError):
             assert [everything(client) for client in silent] == [b""] * len(silent)
+
+
+def test_the_end_does_not_wait_for_silent_clients(pair: Pair) -> None:
+    """FINISH_SECONDS after the signal it ends, whoever has not sent a query; but not much sooner."""
+    with warming() as warm, warm.call() as silent:
+        assert warm.ask(pair.query + b"\r\n") == named(pair)
+        began = time.monotonic()
+        assert warm.end() == 0
+        assert identd.FINISH_SECONDS - 0.5 < time.monotonic() - began < 2 * identd.FINISH_SECONDS
+        assert identd.FINISH_SECONDS == 5.0, "what the issue and the man page promise"
+        with contextlib.suppress(ConnectionResetError):
+            assert everything(silent) == b""
+
+
+@pytest.mark.parametrize(("options", "idle"), [((), 600.0), (("--foreground",), 0.0), (("--idle", "7"), 7.0)])
+def test_how_long_it_may_be_idle(monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], idle: float) -> None:
+    """Ten minutes under a superserver, for ever in the foreground, and what --idle says."""
+    found: list[float] = []
+
+    class Server:
+        def __init__(self, listeners: Any, options: Any, log: Any, idle: float, *_: Any) -> None:
+            found.append(idle)
+
+        def run(self) -> None:
+            pass
+
+    monkeypatch.setattr(identd, "Server", Server)
+    monkeypatch.setattr(identd, "drop_privileges", lambda user, group: None)
+    parsed = identd.parse([*options, "-C", os.devnull])
+    identd.serve_sockets([], parsed, identd.NoLog(parsed))
+    assert found == [idle]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
