@@ -10,7 +10,6 @@ memory for 100,000 connections. Both servers run side by side in a network names
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import statistics
 import subprocess
@@ -100,13 +99,18 @@ class Bench:
             f" wrong or lost {bad['identd']} and {bad['oidentd']}",
         )  # fmt: skip
 
-    def latency(self, question: Question, queries: int, what: str) -> dict[str, float]:
-        """Print and return the median of queries asked one at a time, in milliseconds."""
+    def latency(self, question: Question, what: str, oidentds: int = 1000) -> dict[str, float]:
+        """Print and return the median of queries asked one at a time, in milliseconds.
+
+        :param oidentds: how many oidentd is asked; identd is asked 1000.
+        """
         # In portions, so that both servers meet the same noise, and each is as warm as in a storm.
-        rounds = max(queries // 50, 3)
-        asked = max(queries // rounds, 1)
-        times = self.in_turns(rounds, lambda server: [load.ask(server.port, question) * 1e3 for _ in range(asked)])
-        medians = {name: statistics.median(itertools.chain(*portions)) for name, portions in times.items()}
+        asked = {"identd": 50, "oidentd": max(oidentds // 20, 1)}
+        times: dict[str, list[float]] = {name: [] for name in self.servers}
+        for _ in range(20):
+            for name, server in self.servers.items():
+                times[name] += [load.ask(server.port, question) * 1e3 for _ in range(asked[name])]
+        medians = {name: statistics.median(all_) for name, all_ in times.items()}
         say(f"{what}, one at a time, ms", medians, "{:.3f}", medians["identd"] / medians["oidentd"])
         return medians
 
@@ -125,9 +129,9 @@ def measure_connections(bench: Bench) -> list[dict[str, Any]]:
     try:
         for count in sorted({*(step for step in STEPS if step < most), most}):
             connections.grow(count)
-            hit = bench.latency(bench.question, 1000, f"hit, {count} connections")
+            hit = bench.latency(bench.question, f"hit, {count} connections")
             # oidentd takes half a second for one of these where there are many connections.
-            miss = bench.latency(load.MISS, 20 if count >= 10000 else 200, f"miss, {count} connections")
+            miss = bench.latency(load.MISS, f"miss, {count} connections", 20 if count >= 10000 else 200)
             points.append({"connections": count, **{
                 name: {"hit_ms": round(hit[name], 4), "miss_ms": round(miss[name], 4)} for name in hit
             }})  # fmt: skip

@@ -189,14 +189,24 @@ def _add_users(directory: Path, users: int) -> None:
         home.mkdir()
         os.chown(home, uid, uid)
         lines.append(f"{name}:x:{uid}:{uid}::{home}:/usr/sbin/nologin\n")
-    # A copy of the whole directory: a mount over one file is gone when a program outside renames another to it.
-    etc = directory / "etc"
-    etc.mkdir()
+    with _another_etc(directory) as etc:
+        # What the measurement does not put there counts as none.
+        (etc / "oidentd.conf").unlink(missing_ok=True)
+        passwd = etc / "passwd"
+        more = (f"bench{number}:x:{70000 + number}:70000::/:/usr/sbin/nologin\n" for number in range(users))
+        passwd.write_text("".join([*lines, passwd.read_text(), *more]))
+
+
+@contextlib.contextmanager
+def _another_etc(directory: Path) -> Iterator[Path]:
+    """Give a copy of /etc to change, which then takes its place in this mount namespace.
+
+    The whole directory, for a mount over one file is gone when a program outside renames another to it.
+    """
+    etc = Path(tempfile.mkdtemp(dir=directory))
     _run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(etc))
     _run("cp", "--archive", "/etc/.", str(etc))
-    passwd = etc / "passwd"
-    more = (f"bench{number}:x:{70000 + number}:70000::/:/usr/sbin/nologin\n" for number in range(users))
-    passwd.write_text("".join([*lines, passwd.read_text(), *more]))
+    yield etc
     _run("mount", "--move", str(etc), "/etc")
 
 
@@ -213,7 +223,8 @@ def with_configuration(path: Path) -> Callable[[], None]:
     def prepare() -> None:
         _prepare_server()
         _unshare(_CLONE_NEWNS)
-        _run("mount", "--bind", str(path), "/etc/oidentd.conf")
+        with _another_etc(path.parent) as etc:
+            shutil.copy(path, etc / "oidentd.conf")
 
     return prepare
 
@@ -241,13 +252,14 @@ class Daemon:
     """A server process with a port on 127.0.0.1."""
 
     def __init__(
-        self, command: Sequence[str], port: int, prepare: Callable[[], None] = _prepare_server
-    ) -> None:
-        """:raises RuntimeError: it ended, or opened no port in time."""
+        self, command: Sequence[str], port: int, prepare: Callable[[], None] = _prepare_server,
+        stdin: int = subprocess.DEVNULL,
+    ) -> None:  # fmt: skip
+        """:param stdin: a listening socket, maybe. :raises RuntimeError: it ended, or opened no port in time."""
         self.port = port
         self._process = subprocess.Popen(
             command, env=clean_environment(), preexec_fn=prepare, cwd="/",
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self.pid = self._process.pid
         deadline = time.monotonic() + _START_SECONDS

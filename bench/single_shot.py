@@ -112,7 +112,9 @@ def start_xinetd(directory: Path, served: list[Handler]) -> list[host.Daemon]:
             for handler in own
         ))  # fmt: skip
         command = [host.program("xinetd"), "-dontfork", "-f", str(services)]
-        started.append(host.Daemon(command, own[0].port, host.with_configuration(system_file)))
+        # Without a configuration there is no such file.
+        prepare = (host.with_configuration(system_file),) if text else ()
+        started.append(host.Daemon(command, own[0].port, *prepare))
     return started
 
 
