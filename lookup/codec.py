@@ -8,11 +8,11 @@ TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from typing import Any
 
-_classes: tuple[Any, Any, Any] | None = None
+_classes: tuple[Any, Any] | None = None
 
 
-def messages() -> tuple[Any, Any, Any]:
-    """Return the message classes inet_diag_req_v2, inet_diag_msg (linux/inet_diag.h) and nlmsgerr.
+def messages() -> tuple[Any, Any]:
+    """Return the message classes inet_diag_req_v2 and inet_diag_msg (linux/inet_diag.h).
 
     They are declared here on pyroute2's nlmsg rather than taken from pyroute2.netlink.diag, which
     imports asyncio, ssl and multiprocessing: 45 ms that every connection would pay.
@@ -51,7 +51,6 @@ def messages() -> tuple[Any, Any, Any]:
         _classes = (
             type("inet_diag_req_v2", (nlmsg,), {"fields": request_fields}),
             type("inet_diag_msg", (nlmsg,), {"fields": message_fields}),
-            type("nlmsgerr", (nlmsg,), {"fields": (("error", "i"),)}),
         )
     return _classes
 
