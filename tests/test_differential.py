@@ -209,6 +209,16 @@ def _name(reply: bytes) -> bytes:
     return reply.partition(b":USERID:UNIX:")[2][:-2]
 
 
+def _is_real(reply: bytes, owner: str) -> bool:
+    """Say whether a reply is what oidentd says where no file has a say: the login name, or that there is none."""
+    return reply == (b":USERID:UNIX:" + owner.encode() + b"\r\n" if owner else b":ERROR:NO-USER\r\n")
+
+
+def _dropped(answers: Answers) -> bool:
+    """Say whether oidentd answers as if it had not taken one of the files."""
+    return answers.theirs == REFUSED or _is_real(answers.theirs, answers.owner)
+
+
 def crash_without_a_matching_default_range(case: Case, answers: Answers) -> bool:
     """The implicit rule, no capabilities and the real name, in place of a crash."""
     real = [b":ERROR:NO-USER\r\n"] if not answers.owner else [b":USERID:UNIX:" + answers.owner.encode() + b"\r\n"]
@@ -233,13 +243,13 @@ def a_broken_string_ends_the_file(case: Case, answers: Answers) -> bool:
 
 
 def cr_lf_and_byte_order_marks_are_errors(case: Case, answers: Answers) -> bool:
-    """CR is white space."""
-    return b"\r" in case.files(answers.owner)
+    """CR is white space. To oidentd it belongs to a word, which is then no keyword, or a name with a CR."""
+    return b"\r" in case.files(answers.owner) and (_dropped(answers) or b"\r" in answers.theirs[:-2])
 
 
 def no_cidr(case: Case, answers: Answers) -> bool:
-    """Networks work."""
-    return b"127.0.0.0/8" in case.files(answers.owner)
+    """Networks work. To oidentd they are hosts that can't be resolved."""
+    return b"127.0.0.0/8" in case.files(answers.owner) and _dropped(answers)
 
 
 def families_are_confused(case: Case, answers: Answers) -> bool:
@@ -279,8 +289,11 @@ def backslash_e_is_escape(case: Case, answers: Answers) -> bool:
 
 
 def a_comment_without_end_goes_on_in_user_files(case: Case, answers: Answers) -> bool:
-    """Section 2 of the description: a quirk not to imitate. A file ends with its end."""
-    return b"/*" in case.system
+    """Section 2 of the description: a quirk not to imitate. A file ends with its end.
+
+    So oidentd knows of no wish, at least up to the next end of a comment.
+    """
+    return any("has no end" in notice.reason for notice in words.Words(case.system, "").notices)
 
 
 DIFFERENCES: list[Callable[[Case, Answers], bool]] = [

@@ -5,8 +5,23 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 from conftest import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_the_man_page_installs(tmp_path: Path) -> None:
+    """The line for the man page works where its folder does not exist yet, as on a fresh Debian."""
+    line = re.search(r"`(install [^`]*identd\.8[^`]*)`", (ROOT / "README.md").read_text())
+    assert line is not None
+    target = tmp_path / "man8" / "identd.8"
+    command = line[1].replace("/usr/local/share/man/man8/identd.8", str(target)).split()
+    assert str(target) in command
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
+    assert target.read_bytes() == (ROOT / "man" / "identd.8").read_bytes()
 
 
 def test_the_handler_example_answers() -> None:
