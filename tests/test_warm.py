@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,6 +40,7 @@ from hosts import (
     welcome,
 )
 from installed import free_port, readable_folder, until_it_listens
+from residents import connected, needs_an_interpreter_for_all, resident, system_file
 from single_shot import COMMAND, PATIENCE, driver, ending, feed, handler, me, start
 from warm import Warm, everything, log_of, needs_nobody_to_import, pause, until_it_serves, warming
 
@@ -91,7 +93,7 @@ class Question(NamedTuple):
         return f"{host}%{self.device}" if host.startswith("fe80:") else host
 
 
-def connected(town: Town, alice: Person, _: Person) -> Iterator[Question]:
+def connected_over_ipv4(town: Town, alice: Person, _: Person) -> Iterator[Question]:
     """The one who connected, over IPv4."""
     with call(town, alice) as (ends, _far):
         yield Question(ends, alice)
@@ -221,7 +223,7 @@ def another_server(town: Town, alice: Person, _: Person) -> Iterator[Question]:
 
 
 TRAPS = (
-    connected, connected_over_ipv6, accepted, listener_only, not_accepted, time_wait, orphaned,
+    connected_over_ipv4, connected_over_ipv6, accepted, listener_only, not_accepted, time_wait, orphaned,
     half_closed_by_the_peer, half_closed_by_its_holder, not_answered, dual_stack, link_local, link_local_on_two_links,
     bound_to_a_device, two_devices_two_owners, without_passwd_entry, another_asker, another_server,
 )  # fmt: skip
@@ -829,6 +831,35 @@ def test_a_stuck_home(needs_root: None, tmp_path: Path) -> None:
         failed = queries[alice.pw_name] + b":ERROR:UNKNOWN-ERROR\r\n"
         assert [everything(client) for client in waiting] == [failed] * len(waiting)
         assert warm.end() == 0, "stuck threads are not waited for"
+
+
+def test_a_storm_while_a_file_is_rewritten(needs_root: None) -> None:
+    """A bouncer that connects again, many users at once, and rewrites its file for each, is answered with its names."""
+    program("useradd")
+    needs_an_interpreter_for_all()
+    with contextlib.ExitStack() as stack:
+        alice = stack.enter_context(resident())
+        query = stack.enter_context(connected(alice.uid)).encode()
+        system = stack.enter_context(system_file("default { default { allow spoof } }"))
+        warm = stack.enter_context(warming("-q", "-C", str(system)))
+        done = threading.Event()
+
+        def rewrite() -> None:
+            number = 0
+            while not done.wait(0.01):
+                number += 1
+                alice.file.write_text(f'global {{ reply "bnc{number}" }}\n')
+                os.chown(alice.file, alice.uid, alice.gid)
+
+        writer = threading.Thread(target=rewrite)
+        writer.start()
+        try:
+            told = re.compile(rb"%b:USERID:UNIX:(bnc[0-9]+|%b)\r\n" % (query, alice.name.encode()))
+            result = load.run(warm.address[1], load.Question(query + b"\r\n", told), 1000, 400)
+        finally:
+            done.set()
+            writer.join()
+    assert (result.answered, result.wrong, result.lost) == (1000, 0, 0)
 
 
 def test_a_fifo_for_a_file(needs_root: None, tmp_path: Path) -> None:
