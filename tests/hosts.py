@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PATH = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
 #: Seconds to wait for what the kernel does by itself, such as acknowledging a FIN.
-PATIENCE = 10.0
+PATIENCE = 40.0
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h
 IPPROTO_MPTCP = 262  # linux/in.h; Python's socket module has it from 3.10 on

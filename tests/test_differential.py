@@ -220,11 +220,13 @@ def _dropped(answers: Answers) -> bool:
 
 
 def crash_without_a_matching_default_range(case: Case, answers: Answers) -> bool:
-    """The implicit rule, no capabilities and the real name, in place of a crash."""
-    real = [b":ERROR:NO-USER\r\n"] if not answers.owner else [b":USERID:UNIX:" + answers.owner.encode() + b"\r\n"]
+    """The implicit rule, no capabilities and the real name, or another name of the same uid, in place of a crash."""
+    if answers.theirs != CRASHED or answers.rule.partition(",")[0] not in ("no rule", ""):
+        return False
     if not answers.owner:
-        real = [b":USERID:OTHER:%d\r\n" % NAMELESS]
-    return answers.theirs == CRASHED and answers.rule in ("no rule", "") and answers.ours == real
+        return answers.ours in ([b":ERROR:NO-USER\r\n"], [b":USERID:OTHER:%d\r\n" % NAMELESS])
+    own = {name.encode() for name, uid in UIDS.items() if uid == UIDS[answers.owner]}
+    return {_name(ours) for ours in answers.ours} <= own
 
 
 def force_in_the_default_block_is_granted(case: Case, answers: Answers) -> bool:
