@@ -443,15 +443,15 @@ class Log:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
         sent = 0
-        try:
-            for datagram in self._unsent:
+        for datagram in self._unsent:
+            try:
                 # Not connected, so that a daemon that was started anew is found again.
                 self._socket.sendto(datagram, self._PATH)
-                sent += 1
-        except BlockingIOError:
-            pass
-        except OSError:  # ENOENT, ECONNREFUSED: nobody logs
-            sent = len(self._unsent)
+            except BlockingIOError:
+                break
+            except OSError:  # ENOENT, ECONNREFUSED: nobody logs. EMSGSIZE: more than it would take
+                pass
+            sent += 1
         del self._unsent[:sent]
         if self._lost and not self._unsent:
             lost, self._lost = self._lost, 0

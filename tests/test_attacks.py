@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def two_connections(needs_root: None) -> Iterator[tuple[bytes, bytes]]:
     """Queries about two users, each of whom hides behind a file that nobody else may read."""
-    program("useradd")
-    needs_an_interpreter_for_all()
     with contextlib.ExitStack() as stack:
         queries = []
         for _ in range(2):

@@ -9,9 +9,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import IDENTD, ROOT, connect, program, skip
+from conftest import IDENTD, ROOT, connect, program
 from installed import readable_folder
-from residents import AS_NOBODY, NOBODY, Resident, connected, needs_an_interpreter_for_all, resident, system_file
+from residents import AS_NOBODY, NOBODY, Resident, connected, resident, system_file
 from single_shot import COMMAND, PATIENCE, driver, handler
 
 if TYPE_CHECKING:
@@ -25,10 +25,6 @@ SYSTEM = "default { default { allow spoof } }"
 @pytest.fixture(scope="module")
 def alice() -> Iterator[Resident]:
     """A user with a home and a file that she alone may read, and a second group."""
-    if os.geteuid() != 0:
-        skip("needs root")
-    program("useradd")
-    needs_an_interpreter_for_all()
     with resident() as user:
         subprocess.run(["usermod", "--append", "--groups", "games", user.name], check=True)
         user.home.chmod(0o700)

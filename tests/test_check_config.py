@@ -7,7 +7,6 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import program, skip
 from residents import AS_NOBODY, Resident, needs_an_interpreter_for_all, resident, system_file
 from single_shot import COMMAND, PATIENCE
 
@@ -39,10 +38,6 @@ def config() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def alice() -> Iterator[Resident]:
     """A user with a home."""
-    if os.geteuid() != 0:
-        skip("needs root")
-    program("useradd")
-    needs_an_interpreter_for_all()
     with resident() as user:
         yield user
 

@@ -10,7 +10,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from conftest import connect, program, skip
+from conftest import connect, skip
 from hosts import Person, forbid_netlink, listen, nameless_uid
 from residents import AS_NOBODY, NOBODY, Resident, connected, needs_an_interpreter_for_all, resident, system_file
 from single_shot import COMMAND, PATIENCE, handler, me
@@ -67,10 +67,6 @@ def answered(ports: str, *options: str, **popen: Any) -> str:
 @pytest.fixture(scope="module")
 def alice() -> Iterator[Resident]:
     """A user with a home."""
-    if os.geteuid() != 0:
-        skip("needs root")
-    program("useradd")
-    needs_an_interpreter_for_all()
     with resident() as user:
         yield user
 

@@ -11,8 +11,8 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Pair, program, skip
-from residents import Resident, connected, needs_an_interpreter_for_all, resident, system_file
+from conftest import Pair, skip
+from residents import Resident, connected, resident, system_file
 from single_shot import COMMAND, PATIENCE, by_hand, connection, driver, ending, handler, me, private_dev, start
 from warm import log_of, warming
 
@@ -363,10 +363,6 @@ def test_nosyslog_sends_no_datagram(pair: Pair, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def alice() -> Iterator[Resident]:
     """A user with a home."""
-    if os.geteuid() != 0:
-        skip("needs root")
-    program("useradd")
-    needs_an_interpreter_for_all()
     with resident() as user:
         yield user
 
@@ -499,6 +495,20 @@ def test_a_full_queue_loses_nothing(form: str, pair: Pair, tmp_path: Path) -> No
         while sum(b"was told" in line for line in lines) < count:
             lines.append(daemon.recv(65536))
     assert not any(b"were lost" in line for line in lines)
+
+
+def test_a_message_that_is_too_long_takes_no_other_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the daemon's socket can't take is left out, and what was logged after it arrives."""
+    monkeypatch.setattr(identd.Log, "_PATH", str(tmp_path / "log"))
+    with syslog(tmp_path / "log") as daemon:
+        log = identd.Log(identd.Options())
+        log._stderr, log._syslog = False, True
+        log.write(log.INFO, "x" * 10_000_000)
+        log.write(log.INFO, "y")
+        (line,) = received(daemon)
+        assert line.endswith(b": y")
+        assert log._socket is not None
+        log._socket.close()
 
 
 def test_what_was_lost_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ from hosts import (
     welcome,
 )
 from installed import free_port, readable_folder, until_it_listens
-from residents import connected, needs_an_interpreter_for_all, resident, system_file
+from residents import connected, resident, system_file
 from single_shot import COMMAND, PATIENCE, driver, ending, feed, handler, me, start
 from warm import Warm, everything, log_of, needs_nobody_to_import, pause, until_it_serves, warming
 
@@ -835,8 +835,6 @@ def test_a_stuck_home(needs_root: None, tmp_path: Path) -> None:
 
 def test_a_storm_while_a_file_is_rewritten(needs_root: None) -> None:
     """A bouncer that connects again, many users at once, and rewrites its file for each, is answered with its names."""
-    program("useradd")
-    needs_an_interpreter_for_all()
     with contextlib.ExitStack() as stack:
         alice = stack.enter_context(resident())
         query = stack.enter_context(connected(alice.uid)).encode()
