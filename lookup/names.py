@@ -86,11 +86,12 @@ class Names:
         """
         if text in self._ports:
             return self._ports[text]
-        match = re.fullmatch(_PORT, text)
+        # Most ports are digits, which need no expression.
+        match = None if text.isdigit() else re.fullmatch(_PORT, text)
         # Five digits after any zeros: int() takes time that grows with the square of the length.
-        number = match[1].lstrip(b"0") if match else b""
-        port = int(number) if 0 < len(number) <= 5 else 0
-        if not match:
+        number = (text if match is None else match[1]).lstrip(b"0")
+        port = int(number) if number.isdigit() and len(number) <= 5 else 0
+        if match is None and not text.isdigit():
             port = self._service(text)
         if not 1 <= port <= 65535:
             raise ValueError("a port from 1 to 65535, the name of a TCP service, or first:last expected")
@@ -179,6 +180,12 @@ class Unasked(Names):
 
 def _literal(text: bytes) -> bytes | None:
     """Return an address that is written in numbers, in any form that getaddrinfo(3) takes; None: it is a name."""
+    try:
+        # Most addresses are written in full, and need no expression.
+        return socket.inet_pton(socket.AF_INET, text.decode("latin-1"))
+    except (OSError, ValueError):
+        # No errno: another form, another family, or a name. ValueError: a NUL in it.
+        pass
     if b":" not in text:
         if not re.fullmatch(_IPV4, text):
             return None

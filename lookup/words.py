@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from functools import partial
 
 from .errors import ConfigError
@@ -26,24 +25,20 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 # file    = *( blank / comment / token )
 # blank   = %x20 / %x09 / %x0A / %x0D
-# token   = "{" / "}" / word / string
-# word    = first *rest
-# first   = any octet but blank DQUOTE "/" "{" "}" "#"  /  "/" ( any octet but blank "*" "{" "}" )
-# rest    = any octet but blank "{" "}"
+# token   = "{" / "}" / string / word
 # string  = DQUOTE *( any octet but DQUOTE "\" LF  /  "\" any octet but LF ) DQUOTE
 # comment = "#" *( any octet but LF )  /  "/*" any octets up to the first "*/", or to the end of the file
-# The last two alternatives take what is none of these (a broken string, a lone slash), and the end: the
-# expression matches everywhere, at once, so no file makes it go back over what it has read.
+# word    = 1*( any octet but blank "{" "}" ), where none of the others begins
+# So a broken string and a lone slash are words, which `Words.text` refuses. The last alternative takes the end: the
+# expression matches everywhere, at once, so no file makes it go back over what it has read. It is as short as it can
+# be, for it is compiled in each process: 0.2 ms.
 _TOKEN = re.compile(
     rb"[ \t\r\n]*("
     rb"[{}]"
-    rb'|[^ \t\r\n"/{}#][^ \t\r\n{}]*'
     rb'|"[^"\\\n]*(?:\\[^\n][^"\\\n]*)*"'
-    rb"|/[^* \t\r\n{}][^ \t\r\n{}]*"
     rb"|#[^\n]*"
     rb"|/\*(?s:.*?\*/|.*)"
-    rb'|["/][^\n]*'
-    rb"|)"
+    rb"|[^ \t\r\n{}]*)"
 )
 
 # The next two are compiled when they are needed, which is seldom.
@@ -155,7 +150,7 @@ class Words:
     def _offset(self, index: int) -> int:
         if index >= len(self.tokens) - 1:
             return len(self._data)
-        piece = bisect_right(self._ends, index)
+        piece = next(piece for piece, end in enumerate(self._ends) if index < end)
         if piece not in self._offsets:
             begin = self._pieces[piece]
             end = self._pieces[piece + 1] if piece + 1 < len(self._pieces) else len(self._data)
