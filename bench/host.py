@@ -148,11 +148,8 @@ def describe(found: dict[str, str]) -> str:
 # Namespaces
 
 
-def isolate(directory: Path, users: int = 0) -> None:
-    """Move this process into a network and a mount namespace of its own, with a /dev and an /etc of its own.
-
-    :param users: how many more users the host is to have: ``bench0`` and so on.
-    """
+def isolate(directory: Path) -> None:
+    """Move this process into a network and a mount namespace of its own, with a /dev and an /etc of its own."""
     _unshare(_CLONE_NEWNET | _CLONE_NEWNS)
     _run("mount", "--make-rprivate", "/")
     _run("ip", "link", "set", "lo", "up")
@@ -165,7 +162,7 @@ def isolate(directory: Path, users: int = 0) -> None:
         os.mknod(f"/dev/{name}", stat.S_IFCHR | 0o666, number)
         os.chmod(f"/dev/{name}", 0o666)
     os.symlink("/proc/self/fd", "/dev/fd")
-    _add_users(directory, users)
+    _add_users(directory)
 
 
 def _unshare(flags: int) -> None:
@@ -182,7 +179,7 @@ def _sysctl(name: str, value: str) -> None:
     Path("/proc/sys/net/ipv4", name).write_text(value)
 
 
-def _add_users(directory: Path, users: int) -> None:
+def _add_users(directory: Path) -> None:
     lines = []
     for uid, name in ((PLAIN_UID, "benchplain"), (WISHING_UID, "benchwish")):
         home = directory / name
@@ -193,8 +190,7 @@ def _add_users(directory: Path, users: int) -> None:
         # What the measurement does not put there counts as none.
         (etc / "oidentd.conf").unlink(missing_ok=True)
         passwd = etc / "passwd"
-        more = (f"bench{number}:x:{70000 + number}:70000::/:/usr/sbin/nologin\n" for number in range(users))
-        passwd.write_text("".join([*lines, passwd.read_text(), *more]))
+        passwd.write_text("".join([*lines, passwd.read_text()]))
 
 
 @contextlib.contextmanager
@@ -217,14 +213,20 @@ def wish(directory: Path, text: str) -> None:
     os.chown(path, WISHING_UID, WISHING_UID)
 
 
-def with_configuration(path: Path) -> Callable[[], None]:
-    """Return what a child does before it starts a server, so that the server finds this /etc/oidentd.conf."""
+def with_configuration(path: Path, users: int = 0) -> Callable[[], None]:
+    """Return what a child does before it starts a server, so that the server finds this /etc/oidentd.conf.
+
+    :param users: how many more users the host is to have: ``bench0`` and so on.
+    """
 
     def prepare() -> None:
         _prepare_server()
         _unshare(_CLONE_NEWNS)
         with _another_etc(path.parent) as etc:
             shutil.copy(path, etc / "oidentd.conf")
+            with open(etc / "passwd", "a") as passwd:
+                for number in range(users):
+                    passwd.write(f"bench{number}:x:{70000 + number}:70000::/:/usr/sbin/nologin\n")
 
     return prepare
 

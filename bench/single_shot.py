@@ -113,7 +113,8 @@ def start_xinetd(directory: Path, served: list[Handler]) -> list[host.Daemon]:
         ))  # fmt: skip
         command = [host.program("xinetd"), "-dontfork", "-f", str(services)]
         # Without a configuration there is no such file.
-        prepare = (host.with_configuration(system_file),) if text else ()
+        users = MANY_USERS if "bench1 " in text else 0
+        prepare = (host.with_configuration(system_file, users),) if text else ()
         started.append(host.Daemon(command, own[0].port, *prepare))
     return started
 
@@ -183,7 +184,7 @@ def main() -> int:
     with host.workshop() as directory:
         venv = host.install(options.python, directory)
         found = host.versions(venv)
-        host.isolate(directory, MANY_USERS if options.config else 0)
+        host.isolate(directory)
         host.wish(directory, daemon.WISH)
         syslog = host.Syslog()
         started: list[host.Daemon] = []

@@ -209,6 +209,32 @@ def test_forced_rules_read_no_user_file(force: str) -> None:
     assert decision.answer == wanted[force]
 
 
+@pytest.mark.parametrize(
+    ("granted", "fport", "asked"),
+    [
+        ("allow spoof allow spoof_all", 1240, False),
+        ("allow spoof allow spoof_all", 80, True),
+        ("allow spoof allow spoof_all allow spoof_privport", 80, False),
+        ("allow spoof", 1240, True),
+        ("allow spoof_all", 1240, True),
+    ],
+)
+def test_whose_name_it_is_matters(granted: str, fport: int, asked: bool) -> None:
+    """Nobody asks whose name it is where any may be told: the name service may take its time."""
+    names: list[bytes] = []
+
+    def uid_of(name: bytes) -> int | None:
+        names.append(name)
+        return UIDS.get(name)
+
+    system = parse_system(b"default{default{%s}}" % granted.encode("ascii"), "system", uids)
+    blocks = parse_user(b"global { reply bob }", "user")
+    ends = ("127.0.0.1", 40000), ("127.0.0.1", fport)
+    decision = decide(1001, b"alice", *ends, system, partial(list, blocks), uid_of, no_forward, first)
+    assert bool(names) == asked
+    assert decision.answer == (b"alice" if asked else b"bob")
+
+
 def test_what_reading_wishes_raises_is_passed_on() -> None:
     """The caller's own exceptions go through a decision untouched."""
 
