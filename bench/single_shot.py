@@ -4,12 +4,13 @@
 
 Run it as root from the checkout; it needs the Debian packages xinetd, oidentd, python3-venv and iproute2. One xinetd
 serves every handler, each on a port of its own, all as `nobody`, all logging to the same /dev/log; they are asked in
-turns. What counts is the ratios.
+turns, in changing order. What counts is the ratios.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import socket
 import statistics
 import subprocess
@@ -141,7 +142,8 @@ def measure(served: list[Handler], queries: int) -> dict[str, list[float]]:
         except (RuntimeError, OSError) as error:
             raise RuntimeError(f"{handler.name}: {error}") from None
     for _ in range(queries):
-        for handler in served:
+        # Each after each other one, for a process finds the processor's caches as the last one left them.
+        for handler in random.sample(served, len(served)):
             times[handler.name].append(load.ask(handler.port, handler.question) * 1e3)
     return times
 
