@@ -357,7 +357,9 @@ def differences(place: Place, case: Case) -> list[str]:
             seen = place.world.do("ask_oidentd_often", number, answers.ours, MANY)
             if set(answers.ours) == set(seen):
                 continue
-            answers = answers._replace(theirs=next((their for their in seen if their not in answers.ours), b"never"))
+            # What it says and identd does not; or all that it says, where it never says what identd may.
+            odd = [their for their in seen if their not in answers.ours] or (seen if len(seen) == 1 else [b"never"])
+            answers = answers._replace(theirs=odd[0])
         explained = next((difference.__name__ for difference in DIFFERENCES if difference(case, answers)), "")
         if explained:
             _count(explained)
