@@ -514,9 +514,15 @@ class Identd(IdentServer):
 
     def _have_a_child_answer(self, line: bytes) -> None:
         """Leave a line to a child, who may become the owner for good: the next line may be about another one."""
+        import contextlib
         import select
         import signal
 
+        from lookup import codec
+
+        # The slowest of what every child needs is imported once.
+        with contextlib.suppress(ImportError):  # without pyroute2, psutil answers
+            codec.messages()
         # Nobody waits for a child: it may hang in its owner's home, and he may stop it.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         transport = self.transport
