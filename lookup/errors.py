@@ -1,4 +1,6 @@
-"""Why was nobody named?  The refusals that an ident server may send, and what keeps it from deciding.
+"""Why was nobody named?
+
+The errors that an ident server may send, what stands for a thing that is not known, and what is wrong with a file.
 
 The names, and ``identDescription`` as what ``str()`` gives, are those of
 ``twisted.protocols.ident``, so that code written for that module works here.
@@ -6,11 +8,15 @@ The names, and ``identDescription`` as what ``str()`` gives, are those of
 
 from __future__ import annotations
 
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class IdentError(Exception):
-    """The owner could not be told: RFC 1413 section 6, ``UNKNOWN-ERROR``.
+    """The owner could not be found out: RFC 1413 section 6, ``UNKNOWN-ERROR``.
 
-    :param detail: what stood in the way, for the log; it is never sent to the asker.
+    :param detail: the cause, for the log; it is never sent to the asker.
     :param uid: the owner's user id where it is known, for the log.
     """
 
@@ -32,27 +38,43 @@ class NoUser(IdentError):
 
 
 class InvalidPort(IdentError):
-    """A port in the query is no number from 1 to 65535: ``INVALID-PORT``."""
+    """A port in the query is not a number from 1 to 65535: ``INVALID-PORT``."""
 
     identDescription = "INVALID-PORT"
 
 
 class HiddenUser(IdentError):
-    """The owner is known and withheld on request: ``HIDDEN-USER``.
+    """The owner is known, and hidden as they or the administrator asked: ``HIDDEN-USER``.
 
-    ``verdict``: why, where a configuration decided (see `lookup.Verdict`).
+    ``decision``: why, where a configuration decided (a `config.policy.Decision`).
     """
 
-    verdict: object = None
-
     identDescription = "HIDDEN-USER"
+    decision: Any = None
+
+
+class Unknown:
+    """Stands for a value that is not known.
+
+    ``reason``: why, for the log. ``unasked``: nobody has asked yet, as asking may block; otherwise it was asked, and
+    could not be found out.
+    """
+
+    __slots__ = ("reason", "unasked")
+
+    def __init__(self, reason: str = "", unasked: bool = False) -> None:
+        self.reason = reason
+        self.unasked = unasked
+
+    def __repr__(self) -> str:
+        return f"Unknown({self.reason!r}, unasked={self.unasked})"
 
 
 class ConfigError(Exception):
-    """A configuration file does not say what it should.
+    """A configuration file does not parse, or can't be read.
 
-    ``path``; ``line`` and ``column`` of the word that can't be taken, from 1, in octets (0: the file as a whole);
-    ``reason``: what was expected, or what is wrong with it.
+    ``path``; ``line`` and ``column`` of the wrong word, from 1, in octets (0: the file as a whole);
+    ``reason``: what was expected, or what is wrong.
     """
 
     def __init__(self, path: str, line: int, column: int, reason: str) -> None:

@@ -1,0 +1,1 @@
+"""What can a person ask identd, apart from what clients ask it?"""

@@ -1,0 +1,80 @@
+"""What is wrong with the system file, and with a user's file?"""
+
+from __future__ import annotations
+
+import os
+
+from lookup.config import system_file, user_file
+from lookup.errors import ConfigError
+from lookup.users import names
+
+from ..options import UsageError
+from ..privileges import become_owner
+from .access import kept_from_nobody, note_for_nobody
+from .printing import show
+
+TYPE_CHECKING = False  # see options.py
+if TYPE_CHECKING:
+    from lookup.config.words import Notice
+
+    from ..options import Options
+
+
+def check_files(options: Options) -> bool:
+    """Print what is wrong with the system file, and with --user with that user's; return whether there is no error.
+
+    With --user, a process of root becomes that user for good, to read what they can read.
+
+    :raises UsageError: there is no such user. :raises IdentError: root could not be given up.
+    """
+    right = _check_system_file(options.system_file, options.requires_system_file)
+    if options.user is None:
+        return right
+    return _check_users_file(_uid(options.user)) and right
+
+
+def _uid(user: str) -> int:
+    """Return the uid that a login name or a number stands for. :raises UsageError: none."""
+    uid = names.uid_of(os.fsencode(user))
+    if uid is None and user.isdecimal():
+        uid = int(user)
+    if uid is None or uid > names.LAST_UID:
+        raise UsageError(f"no such user: {user}")
+    return uid
+
+
+def _check_system_file(path: str, required: bool) -> bool:
+    notices: list[Notice] = []
+    error = None
+    try:
+        system = system_file.load(path, required, notices)
+    except ConfigError as broken:
+        error = broken
+    _warn(notices)
+    if error is not None:
+        show(f"error: {error}")
+        return False
+    fix = kept_from_nobody(path, 0) if system else ""
+    if fix:
+        show(f"warning: {path}: an identd that is not started as root can't read it, and replies UNKNOWN-ERROR ({fix})")
+    show(f"system   {path}" if system else f"system   no {path}: nobody may do anything")
+    return True
+
+
+def _check_users_file(uid: int) -> bool:
+    home = names.home(uid)
+    become_owner(uid)
+    notices: list[Notice] = []
+    found = user_file.read(uid, home, notices=notices)
+    for is_error, note in found.notes:
+        show(f"error: {note}" if is_error else f"file     {note}")
+    if found.path and (note := note_for_nobody(found.path, uid)):
+        show(f"warning: {found.path}: {note}")
+    _warn(notices)
+    show(f"user     {found.path or 'no file that counts'}")
+    return not any(is_error for is_error, _ in found.notes)
+
+
+def _warn(notices: list[Notice]) -> None:
+    for notice in notices:
+        show(f"warning: {notice}")

@@ -1,0 +1,215 @@
+"""What does identd reply to a query, and what does it log about that?"""
+
+from __future__ import annotations
+
+import os
+
+from lookup.errors import IdentError, NoUser, Unknown
+
+from .log import Log, NoLog
+from .protocol import Failure, IdentServer
+
+TYPE_CHECKING = False  # see options.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    from lookup.config.blocks import System
+    from lookup.config.policy import Decision
+    from lookup.connection import Address
+    from lookup.owner import Answer, Fetch
+
+    from .options import Options
+
+    Result = TypeVar("Result")
+
+#: Seconds for one lookup. Clients hold their user's login until the reply comes, and some give up after five.
+LOOKUP_SECONDS = 4.0
+
+#: Seconds to wait for the end of a client that sent more than its query. Closing with unread input
+#: makes the kernel reset the connection, and the client may lose the reply.
+LINGER_SECONDS = 1.0
+
+#: Octets of an invalid query that the log shows.
+_SHOWN = 80
+
+
+class AnsweringServer(IdentServer):
+    """The server that identd is: asks `lookup`, applies the options, logs what it replied."""
+
+    def __init__(self, options: Options, log: Log, look_up: Callable[[Address, Address], Any]) -> None:
+        """:param look_up: returns the owner's `Answer`, or what `IdentServer.lookup` may return in place of it."""
+        self.multi_query = options.multi_query
+        self._options = options
+        self._log = log
+        self._look_up = look_up
+        self._note, self._severity = "", Log.INFO
+        #: Whether a query was answered.
+        self.answered = False
+
+    def connectionMade(self) -> None:
+        self.peer = self.transport.getPeer().host or "standard input"
+
+    def lookup(self, serverAddress: Address, clientAddress: Address) -> Any:
+        if self._options.reply_all is not None:
+            return "UNIX", self._options.reply_all
+        return self._look_up(serverAddress, clientAddress)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self.refuse(f"a line that has not ended after {self.MAX_LENGTH} octets", line)
+
+    def lineReceived(self, line: bytes) -> None:
+        self._line = line
+        self._note, self._severity = "", Log.INFO
+        super().lineReceived(line)
+
+    def invalidQuery(self) -> None:
+        self.refuse("an invalid query", self._line)
+
+    def refuse(self, what: str, line: bytes) -> None:
+        """End the connection because of a line that is no query."""
+        self._log.write(Log.INFO, f"{self.peer} sent {what}: {ascii(line[:_SHOWN])[2:-1]}")
+        super().invalidQuery()
+
+    def _cbLookup(self, result: Any, sport: int, cport: int) -> None:
+        owner = getattr(result, "owner", None)
+        if owner:
+            self._note = self._about(result.login, owner.uid, result.decision, f", {owner.source}")
+            self._log.write(Log.DEBUG, f"found {owner!r}")
+        system, user = result
+        system = self._options.other or system
+        if self._options.charset:
+            system += "," + self._options.charset
+        # As login names and arguments were decoded, so that the same octets go out.
+        super()._cbLookup((system, os.fsencode(user)), sport, cport)
+
+    def _ebLookup(self, failure: Any, sport: int | str, cport: int | str) -> None:
+        error = failure.value
+        self._note = f" ({error.detail})" if getattr(error, "detail", "") else ""
+        if isinstance(error, IdentError) and error.identDescription == IdentError.identDescription:
+            self._severity = Log.ERROR
+        decision: Any = getattr(error, "decision", None)
+        if decision is not None:
+            self._note = self._about(decision.login, error.uid, decision)
+        if self._options.reply is not None and isinstance(error, NoUser):
+            self._cbLookup(("UNIX", self._options.reply), int(sport), int(cport))
+        else:
+            if self._options.error and isinstance(error, IdentError):
+                failure = Failure(IdentError(error.detail))
+            super()._ebLookup(failure, sport, cport)
+
+    def _about(self, login: str, uid: int, decision: Decision | None, source: str = "") -> str:
+        """Return what the log has of an owner: who it is, which rule decided. Log what is wrong with their files."""
+        who = f"{login}, uid {uid}" if login else f"uid {uid}"
+        if decision is None:
+            return f" ({who}{source})"
+        for logged, text in decision.files:
+            self._log.write(Log.ERROR if logged else Log.DEBUG, text)
+        if decision.impersonated:
+            self._log.write(Log.INFO, f"{who} tried to pass for {decision.impersonated}")
+        rules = ", ".join(filter(None, (decision.rule, decision.statement_at)))
+        return f" ({who}{source}, rule {rules})"
+
+    def lookup_failed(self, error: BaseException) -> None:
+        import traceback  # 9 ms, and only after a failure
+
+        self._log.write(Log.ERROR, "".join(traceback.format_exception(type(error), error, error.__traceback__)))
+
+    def sendLine(self, line: bytes) -> None:
+        super().sendLine(line)
+        self.answered = True
+        self._log.write(self._severity, f"{self.peer} was told {line.decode('latin-1')}{self._note}")
+
+
+class Lookups:
+    """What looks up the few queries of a process that lives for one connection, or for somebody's lines."""
+
+    def __init__(self, load: Callable[[], System | None], fetch: Fetch | None = None) -> None:
+        """:param load: returns what the system file allows (`load_system_file`).
+
+        :param fetch: reads an owner's file, where another process has to do that.
+        """
+        self._load = load
+        self._fetch = fetch
+
+    def look_up(self, serverAddress: Address, clientAddress: Address) -> Answer:
+        """Do all that one query needs. May block for `LOOKUP_SECONDS`. :raises IdentError: nobody can be named."""
+        return in_time(self._look_up, serverAddress, clientAddress)
+
+    def _look_up(self, server: Address, client: Address) -> Answer:
+        import lookup  # what it needs is imported once there is a query to look up
+        from lookup.owner import Facts, answer
+
+        owner = lookup.find(server, client)
+        found = answer(owner, server, client, self._load(), Facts(owner.uid, self._fetch))
+        if isinstance(found, Unknown):
+            raise IdentError(found.reason, owner.uid)
+        return found
+
+
+def in_time(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call what a lookup consists of. :raises IdentError: it takes longer than `LOOKUP_SECONDS`."""
+    from lookup.deadline import within
+
+    try:
+        return within(LOOKUP_SECONDS, function, *arguments)
+    except TimeoutError:
+        raise IdentError(f"the lookup took longer than {LOOKUP_SECONDS:g} s") from None
+
+
+def load_system_file(options: Options) -> System | None:
+    """Return what the system file allows; None: there is none. :raises IdentError: nobody may be named against it."""
+    if not options.requires_system_file:
+        try:
+            os.stat(options.system_file)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            # EACCES, EIO and the like: it may be there. What reads it says what is wrong.
+            pass
+    from lookup.config import system_file
+    from lookup.errors import ConfigError
+
+    try:
+        return system_file.load(options.system_file, options.requires_system_file)
+    except ConfigError as error:
+        raise IdentError(str(error)) from None
+
+
+class _OneReply:
+    """A transport that keeps what is written as ``reply``."""
+
+    disconnecting = False
+
+    def __init__(self, host: str, peer: str) -> None:
+        from .inherited import Endpoint
+
+        self._host, self._peer = Endpoint(host), Endpoint(peer)
+        self.reply = b""
+
+    def getHost(self) -> Any:
+        return self._host
+
+    def getPeer(self) -> Any:
+        return self._peer
+
+    def write(self, data: bytes) -> None:
+        self.reply += data
+
+    def loseConnection(self) -> None:
+        self.disconnecting = True
+
+
+def reply_line(outcome: Answer | Exception, server: Address, client: Address, options: Options) -> str:
+    """Return the line that a client gets for an answer, or for an exception."""
+
+    def given(*_: Address) -> Answer:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    transport = _OneReply(server[0], client[0])
+    protocol = AnsweringServer(options, NoLog(options), given)
+    protocol.makeConnection(transport)
+    protocol.dataReceived(b"%d,%d\n" % (server[1], client[1]))
+    return transport.reply.decode("latin-1").rstrip("\r\n")

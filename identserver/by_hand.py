@@ -1,0 +1,76 @@
+"""How is somebody served who tests by hand?  Every line of a pipe, file or terminal is a query."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from .answer import AnsweringServer
+from .inherited import Endpoint
+from .log import Log, say
+from .single import lookups
+
+TYPE_CHECKING = False  # see options.py
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .options import Options
+
+
+class TextTransport:
+    """Standard input and output. ``errno``: why replies can't be written."""
+
+    errno = 0
+
+    def __init__(self, host: str, peer: str) -> None:
+        self._host, self._peer = Endpoint(host), Endpoint(peer)
+        self.disconnecting = False
+
+    def getHost(self) -> Endpoint:
+        return self._host
+
+    def getPeer(self) -> Endpoint:
+        return self._peer
+
+    def write(self, data: bytes) -> None:
+        try:
+            os.write(1, data)
+        except BrokenPipeError:  # EPIPE: nobody reads on
+            self.disconnecting = True
+        except OSError as error:  # ENOSPC, EIO, EBADF: `serve_lines` raises it
+            self.errno = error.errno or errno.EIO
+            self.disconnecting = True
+
+    def loseConnection(self) -> None:
+        """Nothing to lose: the input's end is the end."""
+
+
+class ByHandServer(AnsweringServer):
+    """The server at the end of a pipe: an invalid line ends nothing, and standard error says why nobody is named."""
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.multi_query = True
+
+    def refuse(self, what: str, line: bytes) -> None:
+        say(f"{what}: {ascii(line[:80])[2:-1]}")
+
+    def _ebLookup(self, failure: Any, sport: int | str, cport: int | str) -> None:
+        if getattr(failure.value, "detail", ""):
+            say(f"{sport},{cport}: {failure.value.detail}")
+        super()._ebLookup(failure, sport, cport)
+
+
+def serve_lines(options: Options, log: Log) -> None:
+    """Answer every line of standard input, until its end. :raises OSError: the replies can't be written."""
+    transport = TextTransport(options.server_address, options.client_address)
+    protocol = ByHandServer(options, log, lookups(options).look_up)
+    protocol.makeConnection(transport)
+    while not transport.disconnecting and (data := os.read(0, 65536)):
+        protocol.dataReceived(data)
+    if protocol.unfinished:
+        protocol.dataReceived(b"\n")
+    protocol.connectionLost()
+    log.finish()
+    if transport.errno:
+        raise OSError(transport.errno, os.strerror(transport.errno))

@@ -1,0 +1,92 @@
+"""How does argparse see the command line?  It prints help, and says what is wrong with an option."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import __version__
+from .options import ADD, IGNORE, MAYBE, ONE, TABLE, Option, Options, Refused, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_DESCRIPTION = (
+    "Answer ident queries (RFC 1413): who owns a TCP connection of this host? Standard input"
+    " decides how: a connected socket (inetd, xinetd, systemd) brings one query, a listening one is served,"
+    " anything else is read as one query a line. But with -a, -p, -u, -g or -l, and neither -i nor -I,"
+    " identd listens and goes to the background."
+)
+
+_EPILOG = "Exit status: 0 done, 1 --check or the start failed, 2 a bad option."
+
+
+def read(argv: Sequence[str], options: Options) -> Options:
+    """Set what a command line says. :raises UsageError: it can't be obeyed. :raises SystemExit: help was printed.
+
+    :param argv: options in full, each with its argument attached.
+    """
+    return parser().parse_args(argv, namespace=options)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return argparse's form of the table of options."""
+    made = _Parser(
+        prog="identd", description=_DESCRIPTION, epilog=_EPILOG, argument_default=argparse.SUPPRESS
+    )
+    for option in TABLE:
+        names = ([f"-{option.letter}"] if option.letter else []) + [f"--{option.name}"]
+        made.add_argument(*names, **_settings(option))
+    made.add_argument("-v", "--version", action="version", version=f"identd {__version__}")
+    return made
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+class _Ignored(argparse.Action):
+    """Takes an option of oidentd's that has no meaning here, for a warning."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        namespace.ignored = [*namespace.ignored, self.option_strings[-1]]
+
+
+class _Added(argparse.Action):
+    """Adds a value to a list."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), values])
+
+
+def _settings(option: Option) -> dict[str, Any]:
+    """Return what argparse's add_argument takes for one row of the table."""
+    settings: dict[str, Any] = {"help": option.help or argparse.SUPPRESS}
+    if option.becomes == IGNORE:
+        settings["action"] = _Ignored
+    elif option.becomes == ADD:
+        settings["action"] = _Added
+    if option.takes in (ONE, MAYBE):
+        settings["type"] = _type(option.convert)
+        settings["metavar"] = option.metavar or None
+    elif option.becomes == IGNORE:
+        settings["nargs"] = 0
+    else:
+        settings["action"] = "store_true"
+    if option.takes == MAYBE:
+        settings |= {"nargs": "?", "const": option.convert(option.missing)}
+    return settings
+
+
+def _type(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a converter whose reasons argparse shows; where it has none, argparse names the kind of value."""
+
+    def converted(text: str) -> Any:
+        try:
+            return convert(text)
+        except Refused as refused:
+            raise argparse.ArgumentTypeError(str(refused)) from None
+
+    converted.__name__ = convert.__name__
+    return converted

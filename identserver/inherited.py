@@ -1,0 +1,143 @@
+"""Which sockets started us, and how is that found out?"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from lookup.connection import plain_host
+
+from .log import status_of
+from .options import UsageError
+
+TYPE_CHECKING = False  # see options.py
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+    from typing import Any
+
+#: The kernel cuts it to net.core.somaxconn; a storm overflows the 5 or 100 that others ask for.
+BACKLOG = 65535
+
+
+class Endpoint:
+    """One end of a connection, as `IdentServer` reads it: ``host`` (text) and ``port``."""
+
+    def __init__(self, host: str = "", port: int = 0) -> None:
+        self.host = host
+        self.port = port
+
+
+def endpoint(address: Any) -> Endpoint:
+    """Translate what getsockname() gives: an IPv4-mapped host to plain IPv4, a link-local one with its scope."""
+    host, port = plain_host(address[0]), address[1]
+    if len(address) == 4 and address[3] and ":" in host:
+        from socket import if_indextoname
+
+        try:
+            host = f"{host}%{if_indextoname(address[3])}"
+        except OSError:  # ENXIO: the interface went away; its number still tells it from others
+            host = f"{host}%{address[3]}"
+    return Endpoint(host, port)
+
+
+def shield_the_peer() -> bool:
+    """Keep what goes to standard error (a traceback, say) off the client's connection, where inetd puts it.
+
+    :return: whether it led there.
+    """
+    stdin, stderr = status_of(0), status_of(2)
+    shielded = bool(
+        stdin and stderr and stat.S_ISSOCK(stdin.st_mode)
+        and (stdin.st_dev, stdin.st_ino) == (stderr.st_dev, stderr.st_ino)
+    )  # fmt: skip
+    if shielded or stderr is None:  # closed: what is opened next might take its number
+        null = os.open(os.devnull, os.O_WRONLY)
+        if null != 2:
+            os.dup2(null, 2)
+            os.close(null)
+    return shielded
+
+
+def inherited() -> list[socket.socket]:
+    """Return the TCP sockets that started us: descriptor 3 and up (systemd, sd_listen_fds(3)), or standard input.
+
+    :return: listening ones, or one that is connected; none where standard input is something else.
+    :raises UsageError: they are of no kind that can be served. :raises OSError: standard input is closed.
+    """
+    fds = _descriptors()
+    status = status_of(fds[0])
+    if status is None and fds == [0]:
+        raise OSError(errno.EBADF, "standard input is closed")
+    if fds == [0] and status is not None and not stat.S_ISSOCK(status.st_mode):
+        return []
+    import socket  # 6 ms, which a pipe does not need
+
+    sockets = []
+    for fd in fds:
+        name = f"descriptor {fd}" if fd else "standard input"
+        try:
+            found = socket.socket(fileno=fd)
+        except OSError as error:  # EBADF: closed. ENOTSOCK: a FIFO, a file
+            raise UsageError(f"{name} can't be served: {error.strerror}") from None
+        if found.family not in (socket.AF_INET, socket.AF_INET6):
+            found.detach()
+            if fd == 0:
+                return []
+            raise UsageError(f"{name} is a socket of another family than IPv4 and IPv6")
+        if found.type != socket.SOCK_STREAM:
+            raise UsageError(f"{name} is a socket of another kind than TCP (socket_type must be stream)")
+        if len(fds) > 1 and not is_listening(found):
+            raise UsageError(f"{name} is no listening socket, and one among several has to be")
+        sockets.append(found)
+    return sockets
+
+
+def _descriptors() -> list[int]:
+    """Return the descriptors that systemd passed, or standard input alone. :raises UsageError: LISTEN_FDS is none."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return [0]
+    count = os.environ.get("LISTEN_FDS", "")
+    if not count.isdecimal():
+        raise UsageError(f"LISTEN_FDS is no number: {count!r}")
+    return list(range(3, 3 + int(count))) or [0]
+
+
+def is_listening(candidate: socket.socket) -> bool:
+    """Say whether a socket takes connections (socket(7), SO_ACCEPTCONN)."""
+    import socket
+
+    return bool(candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def own_listeners(addresses: Sequence[str], port: int) -> list[socket.socket]:
+    """Open listening sockets. :raises OSError: one can't be had."""
+    import socket
+
+    if not addresses:
+        if socket.has_dualstack_ipv6():
+            return [socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)]
+        addresses = ["0.0.0.0"]
+    listeners = []
+    for address in addresses:
+        family, _, _, _, where = socket.getaddrinfo(address, port, flags=socket.AI_NUMERICHOST)[0]
+        # The whole four-tuple, so that a link-local address keeps its scope.
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listeners.append(listener)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            listener.bind(where)
+        except OSError as error:
+            # EADDRINUSE: somebody has it. EACCES: a port below 1024. EADDRNOTAVAIL: no address of this host
+            raise OSError(error.errno, f"{address} port {port}: {error.strerror}") from None
+        listener.listen(BACKLOG)
+    return listeners
+
+
+def listener_name(listener: socket.socket) -> str:
+    """Return where a socket listens, as text for the log."""
+    host, port = listener.getsockname()[:2]
+    return f"{host} port {port}"

@@ -1,0 +1,293 @@
+"""What may the command line change?
+
+One table holds every option. The reader below reads it as getopt_long(3) would, which oidentd uses, and loads
+nothing. `command_line` builds argparse's parser from the same table, for ``--help`` and where this reader gives up.
+"""
+
+from __future__ import annotations
+
+from lookup.connection import IDENT_PORT, is_token, pack, port_number
+
+TYPE_CHECKING = False  # typing takes 2 ms to import, and every connection may be a new process
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    Convert = Callable[[str], Any]
+
+#: What the administrator allows, where --config names no other file. oidentd's, because identd takes its place.
+CONFIG = "/etc/oidentd.conf"
+
+#: Seconds for one whole query (RFC 1413 section 3 advises 60 to 180).
+QUERY_SECONDS = 60.0
+
+#: Whether an option takes an argument; MAYBE: only an attached one.
+NONE, ONE, MAYBE = 0, 1, 2
+
+#: What becomes of an option: its value is kept, added to a list, or the option is ignored with a warning.
+KEEP, ADD, IGNORE = "keep", "add", "ignore"
+
+
+class UsageError(Exception):
+    """The command line can't be obeyed; the text says why."""
+
+
+class Options:
+    """What the command line may change, and what holds without one."""
+
+    timeout = QUERY_SECONDS
+    error = False
+    other: str | None = None
+    charset: str | None = None
+    reply: str | None = None
+    reply_all: str | None = None
+    quiet = False
+    debug = False
+    nosyslog = False
+    multi_query = False
+    server_address = ""
+    client_address = ""
+    check = False
+    foreground = False
+    stdio = False
+    address: Sequence[str] = ()
+    port = IDENT_PORT
+    user: str | None = None
+    group: str | None = None
+    limit: int | None = None
+    idle: float | None = None
+    config: str | None = None
+    explain: str | None = None
+    ignored: Sequence[str] = ()
+
+    @property
+    def system_file(self) -> str:
+        """The path of the system file."""
+        return CONFIG if self.config is None else self.config
+
+    @property
+    def requires_system_file(self) -> bool:
+        """Whether the system file must be there: somebody named it."""
+        return self.config is not None
+
+    @property
+    def listens(self) -> bool:
+        """Whether there is an option that only means something to who opens the listening socket."""
+        return not vars(self).keys().isdisjoint(("address", "port", "user", "group", "limit"))
+
+
+def seconds(text: str) -> float:
+    """Return seconds. :raises ValueError: it is no number from 0 to a billion."""
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise ValueError
+    return value
+
+
+def number(text: str) -> int:
+    """Return a number. :raises ValueError: it is none from 1 to 2147483647."""
+    if not 1 <= int(text) < 1 << 31:
+        raise ValueError
+    return int(text)
+
+
+def port(text: str) -> int:
+    """Return the port that a number or a service's name is. :raises Refused: it is neither."""
+    found = port_number(text.encode())
+    if not found:
+        from socket import getservbyname
+
+        try:
+            found = getservbyname(text, "tcp")
+        except OSError:  # no errno: there is no such service
+            raise Refused(f"no port from 1 to 65535, nor a service: {text!r}") from None
+    return found
+
+
+def reply(text: str) -> str:
+    """Return a name to send. :raises Refused: a reply can't hold it."""
+    if not text or any(character in text for character in "\0\r\n"):
+        raise Refused("a reply is one line and not empty: no NUL, CR or LF")
+    return text
+
+
+def token(text: str) -> str:
+    """Return an operating system's or a character set's name. :raises Refused: a reply can't hold it."""
+    if not is_token(text):
+        raise Refused(f"1 to 64 printable ASCII characters but ',' and ':', not {text!r}")
+    return text
+
+
+def address(text: str) -> str:
+    """Return an IP address. :raises ValueError: it is none."""
+    pack(text)
+    return text
+
+
+class Refused(ValueError):
+    """An option's argument can't be taken; the text says why."""
+
+
+class Option:
+    """One row of the table.
+
+    ``letter``: the short name, or ``""``; ``name``: the long one. ``takes``: `NONE`, `ONE` or `MAYBE` an argument,
+    which help calls ``metavar`` (``""``: as the option). ``convert``: makes a value of it. ``missing``: the value
+    where a `MAYBE` has none. ``becomes``: `KEEP`, `ADD` or `IGNORE`. ``help``: ``""`` hides it. ``ours``: oidentd 3
+    does not have it.
+    """
+
+    __slots__ = ("becomes", "convert", "help", "letter", "metavar", "missing", "name", "ours", "takes")
+
+    def __init__(
+        self, letter: str, name: str, help: str, takes: int = NONE, metavar: str = "", convert: Convert = str, *,
+        missing: str = "", becomes: str = KEEP, ours: bool = False,
+    ) -> None:  # fmt: skip
+        self.letter = letter
+        self.name = name
+        self.help = help
+        self.takes = takes
+        self.metavar = metavar
+        self.convert = convert
+        self.missing = missing
+        self.becomes = becomes
+        self.ours = ours
+
+    @property
+    def attribute(self) -> str:
+        """Its name in `Options`."""
+        return self.name.replace("-", "_")
+
+
+#: Letters and meanings are oidentd's wherever oidentd has them.
+TABLE = (
+    Option("t", "timeout", "for one whole query (default 60; 0: for ever)", ONE, "SECONDS", seconds),
+    Option("e", "error", "send UNKNOWN-ERROR in place of every other error"),
+    Option("o", "other", "send OTHER, or OS if attached, as the operating system", MAYBE, "OS", token, missing="OTHER"),
+    Option("c", "charset", "name a character set in replies", ONE, "", token),
+    Option("r", "reply", "the name to send when a lookup finds nobody", ONE, "", reply),
+    Option("R", "reply-all", "the name to send for every query; nothing is looked up", ONE, "REPLY", reply),
+    Option("q", "quiet", "log errors only"),
+    Option("d", "debug", "log what the kernel said, and which source answered"),
+    Option("S", "nosyslog", "log to standard error"),
+    Option("I", "stdio", "serve standard input, as without this option"),
+    Option("C", "config", f"what users may do (default {CONFIG})", ONE, "FILE"),
+    Option("i", "foreground", "open a listening socket of our own, and serve it"),
+    Option("a", "address", "of the listening socket (repeatable; default: all)", ONE, "", address, becomes=ADD),
+    Option("p", "port", f"listen on this port (default {IDENT_PORT})", ONE, "", port),
+    Option("u", "user", "run as this user (default, as root: nobody); with --check, whose file to read", ONE),
+    Option("g", "group", "run as this group (default: the user's)", ONE),
+    Option("l", "limit", "connections at once (default: what descriptors allow)", ONE, "N", number),
+    Option("", "idle", "end after so long without a client (default 600; -i: never)", ONE, "SECONDS", seconds,
+           ours=True),
+    Option("", "multi-query", "answer several queries on one connection", ours=True),
+    Option("", "server-address", "this host's end, for queries by hand", ONE, "ADDRESS", address, ours=True),
+    Option("", "client-address", "the far end, for queries by hand", ONE, "ADDRESS", address, ours=True),
+    Option("", "check", "show that a real query gets a true answer here, or why not", ours=True),
+    Option("", "explain", "say what would be answered for port-on-server and port-on-client, and why; without:"
+           " for each connection of yours", MAYBE, "PORT,PORT", ours=True),
+    Option("m", "masquerade", "", becomes=IGNORE),
+    Option("M", "masquerade-first", "", becomes=IGNORE),
+    Option("f", "forward", "", MAYBE, "", port, missing=str(IDENT_PORT), becomes=IGNORE),
+    Option("", "forward-last", "", MAYBE, "", port, missing=str(IDENT_PORT), becomes=IGNORE, ours=True),
+    Option("P", "proxy", "", ONE, becomes=IGNORE),
+)  # fmt: skip
+
+#: What `command_line` alone does: argparse prints it and ends the process.
+PRINTS = (Option("h", "help", "show this help message and exit"), Option("v", "version", "show the version"))
+
+
+class NotPlain(Exception):
+    """This reader can't take the command line: argparse says why, or prints what is asked for."""
+
+
+def read(argv: Sequence[str]) -> Options:
+    """Return the options that a command line sets. :raises UsageError: it can't be obeyed."""
+    options = Options()
+    words = as_getopt_reads(argv)
+    try:
+        for option, value in words:
+            _apply(options, option, value)
+    except NotPlain:
+        from . import command_line  # argparse takes 16 ms
+
+        options = command_line.read([_in_full(option, value) for option, value in words], Options())
+    if options.quiet and options.debug:
+        raise UsageError("--quiet and --debug contradict each other")
+    return options
+
+
+def as_getopt_reads(argv: Sequence[str]) -> list[tuple[Option | str, str | None]]:
+    """Return arguments as getopt_long(3) understands them: each option with the value that belongs to it.
+
+    Operands, which it ignores, are left out. What it can't understand stays as text.
+    """
+    found: list[tuple[Option | str, str | None]] = []
+    left = list(argv)
+    while left:
+        argument = left.pop(0)
+        if argument == "--":
+            break
+        value: str | None
+        if argument.startswith("--"):
+            name, attached, value = argument[2:].partition("=")
+            option, letters = _by_name(name), ""
+        elif argument.startswith("-") and argument != "-":
+            option, letters, attached, value = _by_letter(argument[1]), argument[2:], "", ""
+        else:
+            continue
+        if option is None:
+            found.append((argument, None))
+            continue
+        if option.takes == NONE:
+            if letters:
+                left.insert(0, f"-{letters}")
+        elif letters:
+            attached, value = "=", letters
+        elif not attached and left and _takes_next(option, left[0]):
+            attached, value = "=", left.pop(0)
+        found.append((option, value if attached else None))
+    return found
+
+
+def _takes_next(option: Option, following: str) -> bool:
+    """Say whether the next word is an option's argument; ``--explain`` alone may do without, and takes no option."""
+    return option.takes == ONE or (option.name == "explain" and not following.startswith("-"))
+
+
+def _by_letter(letter: str) -> Option | None:
+    return next((option for option in (*TABLE, *PRINTS) if option.letter == letter), None)
+
+
+def _by_name(name: str) -> Option | None:
+    """Return the option with a name, or the one that an abbreviation fits: oidentd's where it fits one of ours too."""
+    fitting = []
+    for option in (*TABLE, *PRINTS):
+        if option.name == name:
+            return option
+        if option.name.startswith(name):
+            fitting.append(option)
+    theirs = [option for option in fitting if not option.ours] or fitting
+    return theirs[0] if len(theirs) == 1 else None
+
+
+def _apply(options: Options, option: Option | str, value: str | None) -> None:
+    """Set one option. :raises NotPlain: argparse has to say why it can't be set."""
+    if isinstance(option, str) or option in PRINTS or option.takes == (ONE if value is None else NONE):
+        raise NotPlain
+    try:
+        converted: Any = option.convert(option.missing if value is None else value) if option.takes else True
+    except ValueError:
+        raise NotPlain from None
+    if option.becomes == IGNORE:
+        options.ignored = [*options.ignored, f"--{option.name}"]
+    elif option.becomes == ADD:
+        setattr(options, option.attribute, [*getattr(options, option.attribute), converted])
+    else:
+        setattr(options, option.attribute, converted)
+
+
+def _in_full(option: Option | str, value: str | None) -> str:
+    if isinstance(option, str):
+        return option
+    return f"--{option.name}" if value is None else f"--{option.name}={value}"

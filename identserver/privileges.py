@@ -1,0 +1,72 @@
+"""How is root given up?  For good: groups, gid, uid, in this order, saved ones included."""
+
+from __future__ import annotations
+
+import os
+
+from lookup.errors import IdentError
+
+from .options import UsageError
+
+#: The largest uid and gid: the one above it means to leave an id as it is (setresgid(2)).
+LAST_ID = (1 << 32) - 2
+
+
+def drop_privileges(user: str | None, group: str | None) -> None:
+    """Give up root for good (setresuid(2)).
+
+    :param user: login name or uid; None: ``nobody`` when we are root, else nothing changes.
+    :param group: group name or gid; None: the user's.
+    :raises UsageError: there is no such user or group. :raises OSError: the kernel refuses.
+    """
+    import grp
+    import pwd
+
+    if user is None and group is None and os.geteuid() != 0:
+        return
+    user = user or "nobody"
+    wanted = f"user: {user}"
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+        gid = entry.pw_gid
+        if group is not None:
+            wanted = f"group: {group}"
+            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+            if gid > LAST_ID:
+                raise KeyError(group)
+    except KeyError:
+        raise UsageError(f"no such {wanted}") from None
+    try:
+        os.setgroups([])
+        _become(entry.pw_uid, gid)
+    except OSError as error:
+        # EPERM: we are not root, or in a sandbox. EINVAL: a user namespace without these ids.
+        raise OSError(error.errno, f"can't become user {user}: {error.strerror}") from None
+
+
+def become_owner(uid: int) -> None:
+    """Give up root for good and become a connection's owner. Root's own connections are looked at as nobody.
+
+    A process that became one owner must not look at what is another's.
+
+    :raises IdentError: the kernel refuses, or the owner's groups can't be found.
+    """
+    import pwd
+
+    if os.geteuid() != 0:
+        return
+    try:
+        entry = pwd.getpwuid(uid) if uid else pwd.getpwnam("nobody")
+        os.initgroups(entry.pw_name, entry.pw_gid)
+        _become(entry.pw_uid, entry.pw_gid)
+    except (KeyError, OSError, UsageError) as error:
+        # EPERM, EINVAL: a sandbox, or a user namespace without these ids. EAGAIN: the owner's process limit.
+        raise IdentError(f"root could not be given up: {error}", uid) from None
+
+
+def _become(uid: int, gid: int) -> None:
+    """Take on a gid and a uid, and make sure that nothing of root is left (setresuid(2))."""
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3 or uid == 0:
+        raise UsageError(f"root can't be given up for uid {uid}")

@@ -1,0 +1,122 @@
+"""How is one connection served by one process?  (inetd ``nowait``, xinetd, systemd ``Accept=yes``, tcpserver)"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+
+from .answer import LINGER_SECONDS, AnsweringServer, Lookups, load_system_file
+from .inherited import endpoint
+from .log import Log
+
+TYPE_CHECKING = False  # see options.py
+if TYPE_CHECKING:
+    import socket
+
+    from lookup.config.blocks import System
+
+    from .inherited import Endpoint
+    from .options import Options
+
+
+class SocketTransport:
+    """A connected socket that blocks, until the deadline of the query under way at the most."""
+
+    def __init__(self, connection: socket.socket, timeout: float) -> None:
+        """:param timeout: seconds for each whole query; 0: no deadline. :raises OSError: the peer has gone."""
+        self._socket = connection
+        self._host, self._peer = endpoint(connection.getsockname()), endpoint(connection.getpeername())
+        self._timeout = timeout
+        self.disconnecting = False
+        self._begin_query()
+
+    def _begin_query(self) -> None:
+        """Let a new deadline begin."""
+        self._deadline = time.monotonic() + self._timeout if self._timeout else None
+
+    def _wait_until(self, deadline: float | None) -> None:
+        self._socket.settimeout(None if deadline is None else max(deadline - time.monotonic(), 1e-3))
+
+    def getHost(self) -> Endpoint:
+        return self._host
+
+    def getPeer(self) -> Endpoint:
+        return self._peer
+
+    def read(self) -> bytes:
+        """Return what the client sent next, ``b""`` at its end. :raises OSError: the deadline, or a reset."""
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise TimeoutError
+        self._wait_until(self._deadline)
+        return self._socket.recv(4096)
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._wait_until(self._deadline)
+            self._socket.sendall(data)
+        except OSError:  # EPIPE, ECONNRESET: the client did not wait. A timeout: it reads nothing.
+            self.disconnecting = True
+        self._begin_query()
+
+    def loseConnection(self) -> None:
+        self.disconnecting = True
+
+    def close(self) -> None:
+        """End the sending side, then read what came beyond the query, so that no reset overtakes the reply."""
+        import socket
+
+        deadline = time.monotonic() + LINGER_SECONDS
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+            self._socket.settimeout(0)
+            unread = self._socket.recv(65536)
+            while unread and time.monotonic() < deadline:
+                self._wait_until(deadline)
+                unread = self._socket.recv(65536)
+        except OSError:
+            # EAGAIN: nothing more came. ENOTCONN, ECONNRESET: the client has gone. A timeout: it stays on.
+            pass
+
+
+def serve_connection(connection: socket.socket, options: Options, log: Log) -> None:
+    """Answer one connection and end it."""
+    if not options.multi_query:
+        gc.disable()  # collecting while modules are imported is 6 % of a process that lives for one query
+    try:
+        transport = SocketTransport(connection, options.timeout)
+    except OSError:  # ENOTCONN: the client went away before we started
+        log.write(Log.INFO, "a client has gone before its query")
+        return
+    protocol = AnsweringServer(options, log, lookups(options).look_up)
+    protocol.makeConnection(transport)
+    while not transport.disconnecting:
+        try:
+            data = transport.read()
+        except OSError as error:  # ECONNRESET, ETIMEDOUT: the client has gone. A timeout: the deadline has passed.
+            log.write(Log.INFO, f"{protocol.peer} sent no whole query: {error or 'the deadline has passed'}")
+            break
+        if not data:
+            if protocol.unfinished or not protocol.answered:
+                log.write(Log.INFO, f"{protocol.peer} left without a whole query")
+            break
+        protocol.dataReceived(data)
+    protocol.connectionLost()
+    transport.close()
+    log.finish()
+
+
+def lookups(options: Options) -> Lookups:
+    """Return what looks queries up. Root is given up first, for good: it does not read what clients send.
+
+    :raises UsageError, OSError: root can't be given up.
+    """
+
+    def load() -> System | None:
+        return load_system_file(options)
+
+    if os.geteuid() != 0:
+        return Lookups(load)
+    from . import as_root  # only for root
+
+    return as_root.lookups(options, load)

@@ -1,0 +1,77 @@
+"""How was identd started, and which room serves that?"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from lookup.errors import IdentError
+
+from .inherited import inherited, is_listening, own_listeners, shield_the_peer
+from .log import Log, say
+from .options import Options, UsageError, read
+
+TYPE_CHECKING = False  # see options.py
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run identd, and return its exit status: `EXIT_OK`, `EXIT_FAILED` or `EXIT_USAGE`.
+
+    :param argv: the arguments without the program's name; None: the process' own.
+    """
+    shielded = shield_the_peer()
+    log = Log(Options(), shielded)
+    try:
+        options = read(sys.argv[1:] if argv is None else argv)
+        log = Log(options, shielded)
+        return _run(options, log)
+    except (UsageError, IdentError, OSError, ImportError) as error:
+        # EBADF: standard input is closed. EADDRINUSE, EACCES: a port. EPERM: privileges. ENOSPC: a pipe's end.
+        # ImportError: Python, or its packages, are closed to the user that we became.
+        message = getattr(error, "strerror", "") or getattr(error, "detail", "") or str(error)
+        say(message)
+        if shielded:
+            log.write(Log.ERROR, message)
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_OK
+
+
+def _run(options: Options, log: Log) -> int:
+    """Do what the options and standard input ask for."""
+    if options.check:
+        from .admin.check import check
+
+        return check(options)
+    if options.explain is not None:
+        from .admin.explain import explain
+
+        return explain(options)
+    for name in options.ignored:
+        log.write(Log.ERROR, f"{name} has no meaning here and is ignored")
+    own = options.foreground and not options.stdio
+    sockets = [] if own else inherited()
+    background = not sockets and not own and not options.stdio and options.listens
+    if own or background:
+        sockets = own_listeners(options.address, options.port)
+    if not sockets:
+        from .by_hand import serve_lines
+
+        serve_lines(options, log)
+    elif is_listening(sockets[0]):
+        from .warm.server import serve_sockets
+
+        serve_sockets(sockets, options, log, background)
+    else:
+        from .single import serve_connection
+
+        if os.geteuid() == 0 and (options.user is not None or options.group is not None):
+            from .privileges import drop_privileges
+
+            drop_privileges(options.user, options.group)
+        serve_connection(sockets[0], options, log)
+    return EXIT_OK

@@ -1,0 +1,1 @@
+"""How does one process answer every connection of the listening sockets?"""

@@ -1,0 +1,236 @@
+"""What becomes of a connection, from its first octet to its end?"""
+
+from __future__ import annotations
+
+import time
+
+from ..inherited import endpoint
+
+TYPE_CHECKING = False  # see deadlines.py
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..answer import AnsweringServer
+    from ..inherited import Endpoint
+    from ..log import Log
+    from .deadlines import Deadlines
+
+#: Octets taken from one client at a time. Pipelined queries that can be answered at once are answered in one go,
+#: while every other client waits: some 20 of them.
+TURN = 128
+
+_SHUT_WR = 1  # socket.SHUT_WR
+
+
+class Connection:
+    """A client of the warm process: the transport that its protocol writes to."""
+
+    __slots__ = (
+        "_deadlines", "_host", "_log", "_loop", "_lost", "_on_end", "_peer", "_protocol", "_reading", "_settling",
+        "_socket", "_unsent", "disconnecting",
+    )  # fmt: skip
+
+    def __init__(
+        self, connected: socket.socket, address: Any, protocol: AnsweringServer, deadlines: Deadlines,
+        loop: asyncio.AbstractEventLoop, log: Log, on_end: Callable[[Connection], object],
+    ) -> None:  # fmt: skip
+        """:param address: the client's, as accept() gives it. :param on_end: called once, when the socket is closed.
+
+        :raises OSError: the client has gone.
+        """
+        connected.setblocking(False)
+        self._socket = connected
+        self._host, self._peer = endpoint(connected.getsockname()), endpoint(address)
+        self._deadlines, self._loop, self._log, self._on_end = deadlines, loop, log, on_end
+        self._unsent = b""
+        self.disconnecting = self._lost = False
+        self._reading = False
+        #: Whether `_settle` will be called in any case, or no more.
+        self._settling = True
+        self._protocol = protocol
+        protocol.makeConnection(self)
+
+    def getHost(self) -> Endpoint:
+        return self._host
+
+    def getPeer(self) -> Endpoint:
+        return self._peer
+
+    def write(self, data: bytes) -> None:
+        self._settle_later()
+        self._deadlines.query_is_over(self)  # the next query's deadline begins here
+        if self._unsent:
+            self._unsent += data
+            return
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:  # EAGAIN: the client does not read
+            sent = 0
+        except OSError:  # EPIPE, ECONNRESET: the client did not wait
+            self._lost = self.disconnecting = True
+            return
+        self._unsent = data[sent:]
+
+    def loseConnection(self) -> None:
+        self.disconnecting = True
+        self._settle_later()
+
+    def _settle_later(self) -> None:
+        if not self._settling:
+            self._settling = True
+            self._loop.call_soon(self._settle)
+
+    def readable(self) -> None:
+        """Take what the client sent."""
+        try:
+            data = self._socket.recv(TURN)
+        except BlockingIOError:  # EAGAIN: nothing yet
+            self._settle()
+            return
+        except OSError as error:  # ECONNRESET, ETIMEDOUT: the client has gone
+            self._left(f"left without a whole query: {error.strerror}")
+            return
+        if not data:
+            if self._protocol.answered and not self._protocol.unfinished:
+                self.abort()
+            else:
+                self._left("left without a whole query")
+            return
+        self._settling = True
+        self._protocol.dataReceived(data)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait for what has to come next: the client's query, the answer, room to send it, or the end."""
+        self._settling = False
+        if self._lost:
+            self.abort()
+        elif self._unsent:
+            self._pause_reading()
+            self._deadlines.wait_for_query(self)
+            self._loop.add_writer(self._socket, self._writable)
+        elif self.disconnecting:
+            self._finish()
+        elif self._protocol.busy:
+            self._pause_reading()
+            self._deadlines.query_is_over(self)
+        else:
+            self._deadlines.wait_for_query(self)
+            if not self._reading:
+                self._reading = True
+                self._loop.add_reader(self._socket, self.readable)
+
+    def _pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._socket)
+
+    def _writable(self) -> None:
+        self._loop.remove_writer(self._socket)
+        data, self._unsent = self._unsent, b""
+        self.write(data)
+
+    def _finish(self) -> None:
+        """Close, but read first what came beyond the query: closing over it would be a reset."""
+        self._protocol.connectionLost()
+        self._deadlines.query_is_over(self)
+        self._pause_reading()
+        try:
+            if self._socket.recv(65536):
+                self._socket.shutdown(_SHUT_WR)
+                self._deadlines.wait_for_end(self)
+                self._reading = True
+                self._loop.add_reader(self._socket, self._drain)
+                return
+        except OSError:  # EAGAIN: nothing more came. ENOTCONN, ECONNRESET: the client has gone.
+            pass
+        self._close()
+
+    def _drain(self) -> None:
+        """Read what nobody needs, until the client's end or the deadline."""
+        try:
+            if self._socket.recv(65536):
+                return
+        except BlockingIOError:  # EAGAIN: nothing yet
+            return
+        except OSError:  # ECONNRESET: the client has gone
+            pass
+        self._close()
+
+    def _left(self, how: str) -> None:
+        self._log.write(self._log.INFO, f"{self._protocol.peer} {how}")
+        self.abort()
+
+    def expire(self) -> None:
+        """End at the deadline."""
+        if self.disconnecting:
+            self._close()
+        else:
+            self._left("sent no whole query in time")
+
+    def abort(self) -> None:
+        """End now, without a reply."""
+        self._protocol.connectionLost()
+        self._close()
+
+    def _close(self) -> None:
+        self._settling = True  # nothing more has to be settled
+        self._deadlines.forget(self)
+        self._pause_reading()
+        if self._unsent:
+            self._loop.remove_writer(self._socket)
+        self._socket.close()
+        self._on_end(self)
+
+
+class Connections:
+    """The connections that are open."""
+
+    def __init__(
+        self, new_protocol: Callable[[], AnsweringServer], deadlines: Deadlines, loop: asyncio.AbstractEventLoop,
+        log: Log,
+    ) -> None:  # fmt: skip
+        """:param new_protocol: called for each connection."""
+        self._new_protocol, self._deadlines, self._loop, self._log = new_protocol, deadlines, loop, log
+        self._open: set[Connection] = set()
+        self._none_since = time.monotonic()
+        self._when_none: Callable[[], object] | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def begin(self, connected: socket.socket, address: Any) -> None:
+        """Serve a client that was accepted."""
+        try:
+            connection = Connection(
+                connected, address, self._new_protocol(), self._deadlines, self._loop, self._log, self._ended
+            )
+        except OSError:  # ENOTCONN: it has been reset
+            connected.close()
+            return
+        self._open.add(connection)
+        connection.readable()
+
+    def _ended(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        self._none_since = time.monotonic()
+        if self._when_none is not None and not self._open:
+            self._when_none()
+
+    def none_since(self) -> float | None:
+        """Return when the last connection ended; None while one is open."""
+        return None if self._open else self._none_since
+
+    def when_none(self, callback: Callable[[], object]) -> None:
+        """Have a function called when no connection is open: now, or at the end of the last."""
+        self._when_none = callback
+        if not self._open:
+            callback()
+
+    def abort(self) -> None:
+        """End all of them now, without a reply."""
+        for connection in list(self._open):
+            connection.abort()

@@ -1,0 +1,174 @@
+"""How does the warm process begin, go on, and come to its end?"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+
+from ..answer import LINGER_SECONDS, AnsweringServer
+from ..inherited import listener_name
+from ..log import SEND_AGAIN_SECONDS, Log
+from ..privileges import drop_privileges
+from . import reloading
+from .accepting import Acceptor, connection_limit
+from .connections import Connections
+from .deadlines import Deadlines
+
+TYPE_CHECKING = False  # see deadlines.py
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from collections.abc import Callable
+
+    from ..options import Options
+    from .lookups import Lookups
+
+#: Seconds without a connection after which the warm process gives the socket back to inetd or systemd.
+IDLE_SECONDS = 600.0
+
+#: Seconds that SIGTERM leaves to the queries under way.
+FINISH_SECONDS = 5.0
+
+#: Seconds for which trouble that was logged is not logged again.
+COMPLAINT_SECONDS = 60.0
+
+
+def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, background: bool = False) -> None:
+    """Serve listening sockets from one warm process (inetd ``wait``, systemd ``Accept=no``, or our own).
+
+    :param background: leave whoever started us behind, once nothing can go wrong any more.
+    :raises IdentError: the system file can't be obeyed. :raises UsageError, OSError: root can't be given up.
+    """
+    # Before it is read, so that a change meanwhile is noticed.
+    seen = reloading.signature(options)
+    system = reloading.read(options)
+    drop_privileges(options.user, options.group)
+    # Not before: where Python, or its packages, are closed to the user that we became, this fails and is reported.
+    import asyncio
+
+    from .lookups import Lookups
+
+    loop = asyncio.new_event_loop()
+    if background:
+        log = _go_to_the_background(options)
+    idle = options.idle
+    if idle is None:
+        idle = 0.0 if options.foreground or background else IDLE_SECONDS
+    complain = Complaints(log).complain
+    lookups = Lookups(loop, system, complain)
+    system_file = reloading.SystemFile(options, seen, lookups.in_thread, lookups.use, log)
+    Server(listeners, options, log, idle, loop, lookups, system_file, complain).run()
+
+
+class Complaints:
+    """Trouble that every connection may meet: it is logged once a minute."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        #: By complaint: when it may be logged again.
+        self._again: dict[str, float] = {}
+
+    def complain(self, what: str) -> None:
+        """Log it, unless that was done a moment ago."""
+        now = time.monotonic()
+        if now >= self._again.get(what, 0):
+            self._again[what] = now + COMPLAINT_SECONDS
+            self._log.write(Log.ERROR, what)
+
+
+class Server:
+    """The event loop of the warm process, its signals, and how long it goes on.
+
+    The loop is asyncio's; its streams are not used, because they take three times as long as the whole rest of a
+    query. Whatever may block happens in threads, each query's share of it within LOOKUP_SECONDS.
+    """
+
+    def __init__(
+        self, listeners: list[socket.socket], options: Options, log: Log, idle: float, loop: asyncio.AbstractEventLoop,
+        lookups: Lookups, system_file: reloading.SystemFile, complain: Callable[[str], object],
+    ) -> None:  # fmt: skip
+        """:param idle: seconds without a connection after which to end; 0: never."""
+        self._listeners, self._log, self._idle, self._loop = listeners, log, idle, loop
+        self._lookups, self._system_file = lookups, system_file
+        self._deadlines = Deadlines(options.timeout)
+        new_protocol = functools.partial(AnsweringServer, options, log, lookups.look_up)
+        self._connections = Connections(new_protocol, self._deadlines, loop, log)
+        limit = connection_limit(options.limit)
+        self._acceptor = Acceptor(listeners, limit, self._connections, self._deadlines, loop, complain)
+        #: Whatever begins between two looks at the deadlines has its own at least so many seconds later.
+        self._shortest = min(filter(None, (options.timeout, idle, LINGER_SECONDS)))
+        self._stopping = self._reminded = False
+
+    def run(self) -> None:
+        """Serve until idle, or until SIGTERM or SIGINT."""
+        import signal
+
+        self._acceptor.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.stop)
+        self._loop.add_signal_handler(signal.SIGHUP, self._system_file.read_again)
+        self._tick()
+        self._log.remind = self._send_log_later
+        self._log.write(Log.INFO, f"serving {', '.join(map(listener_name, self._listeners))}")
+        try:
+            self._loop.run_forever()
+        finally:
+            self._log.finish()
+            self._acceptor.give_back()
+            self._connections.abort()
+            self._lookups.close()
+            self._loop.close()
+            if self._lookups.any_busy:
+                os._exit(os.EX_OK)  # a stuck thread would be waited for
+
+    def stop(self) -> None:
+        """Accept no more, finish what is under way, end."""
+        if not self._stopping:
+            self._stopping = True
+            self._acceptor.stop()
+            self._loop.call_later(FINISH_SECONDS, self._loop.stop)
+            self._connections.when_none(self._loop.stop)
+
+    def _tick(self) -> None:
+        """End what has passed its deadline, and the process when it is idle; look for a change of the system file."""
+        now = time.monotonic()
+        self._system_file.look_for_a_change(now)
+        self._deadlines.expire(now)
+        end = float("inf")
+        none_since = self._connections.none_since()
+        if self._idle and none_since is not None:
+            end = none_since + self._idle
+            if end <= now and not self._stopping:
+                self.stop()
+                return
+        end = min(end, self._deadlines.earliest(), self._system_file.look_again_at())
+        self._loop.call_later(min(max(end - now, 0.01), self._shortest), self._tick)
+
+    def _send_log_later(self) -> None:
+        if not self._reminded:
+            self._reminded = True
+            self._loop.call_later(SEND_AGAIN_SECONDS, self._send_log_again)
+
+    def _send_log_again(self) -> None:
+        self._reminded = False
+        self._log.send_again()
+
+
+def _go_to_the_background(options: Options) -> Log:
+    """Go on as a daemon, as oidentd does (daemon(7)); the process that was started ends well. :raises OSError: no fork.
+
+    :return: the log from here on: standard error leads nowhere, unless it is what ``--nosyslog`` asks for.
+    """
+    if options.config is not None:
+        options.config = os.path.abspath(options.config)
+    if os.fork():
+        os._exit(os.EX_OK)
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1) if options.nosyslog else (0, 1, 2):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
+    return Log(options)

@@ -1,0 +1,201 @@
+"""Which thread does what may block, so that nobody else has to wait?"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from queue import SimpleQueue
+
+TYPE_CHECKING = False  # see deadlines.py
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+    from typing import Any, Protocol
+
+    class Pending(Protocol):
+        """A result that somebody waits for (`lookups.Pending`), until it is ``settled``: perhaps too late."""
+
+        settled: bool
+
+        def settle(self, result: Any) -> None: ...
+
+    Function = Callable[[list[Any]], Iterator[Any]]
+
+#: Seconds after which a thread counts as stuck. What is read from a disk takes less.
+STUCK_SECONDS = 0.02
+
+#: Threads, and how many of them one owner's jobs may hold: a stuck home directory or name service keeps those it got.
+MAX_THREADS, THREADS_PER_OWNER = 256, 4
+
+#: In place of a result: this job has to be done on its own.
+ON_ITS_OWN = object()
+
+#: In place of an owner's uid: the owner is not known yet; the job concerns no owner.
+ANY_OWNER, NO_OWNER = -1, -2
+
+
+class _Job:
+    """Something to be done for an owner, on its own or together with the like."""
+
+    __slots__ = ("alone", "argument", "function", "pending")
+
+    def __init__(self, pending: Pending, function: Function, argument: Any, alone: bool) -> None:
+        self.pending = pending
+        self.function = function
+        self.argument = argument
+        self.alone = alone
+
+
+class Workers:
+    """Threads for what may block: one, while nothing does.
+
+    A single thread that takes one job after the other answers three times as many queries as one thread for each,
+    because they would contend for the interpreter. A thread whose job has taken STUCK_SECONDS counts as stuck. Where
+    all are stuck there will soon be twice as many. One owner's jobs hold THREADS_PER_OWNER threads at most; the rest of
+    them wait, and are then done together.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, complain: Callable[[str], object]) -> None:
+        """:param complain: called, in the loop, with what keeps a thread from being started."""
+        self._loop, self._complain = loop, complain
+        self._results: deque[Any] = deque()
+        self._lock = threading.Lock()
+        #: By owner, the jobs that wait. While an owner is in here, their turn will come: it is in the queue, or will be
+        #: put there when one of the jobs ends that hold all of their threads.
+        self._waiting: dict[int, list[_Job]] = {}
+        self._turns: SimpleQueue[int] = SimpleQueue()
+        #: By thread that is at work: the owner whose job it does, and since when.
+        self._busy: dict[object, tuple[int, float]] = {}
+        self._threads = self._stuck = 0
+        self._watching = self._woken = False
+
+    @property
+    def any_busy(self) -> bool:
+        """Whether a job is under way."""
+        return bool(self._busy)
+
+    def call(self, uid: int, pending: Pending, function: Function, argument: Any, alone: bool = False) -> None:
+        """Have a thread call a function; ``pending`` is settled in the loop.
+
+        :param uid: whose job it is.
+        :param function: yields a result for each of the arguments that it is given: those of all jobs of this owner
+            that wait by then. An owner's jobs have the same function, except those done alone. `ON_ITS_OWN` as a
+            result has one job done again, alone.
+        :param alone: do it alone from the start.
+        """
+        self._add(uid, [_Job(pending, function, argument, alone)])
+        self._employ()
+
+    def _add(self, uid: int, jobs: list[_Job]) -> None:
+        with self._lock:
+            waiting = self._waiting.get(uid)
+            if waiting is not None:
+                waiting += jobs
+                return
+            self._waiting[uid] = jobs
+        self._turns.put(uid)
+
+    def _employ(self) -> None:
+        """Start threads if all that exist are stuck, and look after them while they work."""
+        if self._threads <= self._stuck:
+            try:
+                for _ in range(min(max(self._threads, 1), max(self._turns.qsize(), 1), MAX_THREADS - self._threads)):
+                    threading.Thread(target=self._work, daemon=True).start()
+                    self._threads += 1
+            except RuntimeError as error:
+                # EAGAIN, ENOMEM: a limit of processes, or memory. It is tried again while anything waits.
+                self._complain(f"no thread for what may block: {error}")
+        if not self._watching:
+            self._watching = True
+            self._loop.call_later(STUCK_SECONDS, self._watch)
+
+    def _watch(self) -> None:
+        self._watching = False
+        self._forget_settled()
+        if self._busy or self._waiting:
+            self._count_stuck()
+            self._employ()
+
+    def _forget_settled(self) -> None:
+        """Drop the jobs that nobody waits for any more: those before them may be stuck for ever."""
+        with self._lock:
+            for jobs in self._waiting.values():
+                jobs[:] = [job for job in jobs if not job.pending.settled]
+
+    def _count_stuck(self) -> None:
+        long_ago = time.monotonic() - STUCK_SECONDS
+        self._stuck = sum(since < long_ago for _, since in list(self._busy.values()))
+
+    def _work(self) -> None:
+        """Run in a thread: take turns, until a job has taken long and nobody has a turn."""
+        me = object()
+        took = 0.0
+        while took < STUCK_SECONDS or not self._turns.empty():
+            uid = self._turns.get()
+            jobs = self._take(me, uid)
+            if jobs:
+                began = time.monotonic()
+                self._do(uid, jobs)
+                took = time.monotonic() - began
+                self._end(me, uid)
+                self._wake()
+        self._results.append((None, None))
+        self._wake()
+
+    def _take(self, me: object, uid: int) -> list[_Job]:
+        """Return the jobs of an owner that are done together, now that it is their turn; they keep this thread busy."""
+        with self._lock:
+            if sum(owner == uid for owner, _ in self._busy.values()) >= THREADS_PER_OWNER:
+                return []
+            jobs = [job for job in self._waiting.pop(uid, ()) if not job.pending.settled]
+            if not jobs:
+                return []
+            first = jobs[0]
+            taken = [job for job in jobs if job is first or not (job.alone or first.alone)]
+            if len(taken) < len(jobs):
+                self._waiting[uid] = [job for job in jobs if job not in taken]
+                self._turns.put(uid)
+            self._busy[me] = uid, time.monotonic()
+            return taken
+
+    def _do(self, uid: int, jobs: list[_Job]) -> None:
+        results = jobs[0].function([job.argument for job in jobs])
+        again = []
+        done = 0
+        try:
+            for job in jobs:
+                result = next(results)
+                done += 1
+                if result is ON_ITS_OWN:
+                    job.alone = True
+                    again.append(job)
+                else:
+                    self._results.append((job.pending, result))
+            next(results, None)  # so that the function comes to its own end
+        except BaseException as error:
+            self._results += ((job.pending, error) for job in jobs[done:])
+        if again:
+            self._add(uid, again)
+
+    def _end(self, me: object, uid: int) -> None:
+        with self._lock:
+            del self._busy[me]
+            if uid in self._waiting:
+                self._turns.put(uid)
+
+    def _wake(self) -> None:
+        if not self._woken and not self._loop.is_closed():
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._collect)
+
+    def _collect(self) -> None:
+        self._woken = False
+        while self._results:
+            pending, result = self._results.popleft()
+            if pending is None:  # a thread has ended
+                self._threads -= 1
+                self._count_stuck()
+                self._employ()
+            else:
+                pending.settle(result)

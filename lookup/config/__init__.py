@@ -1,0 +1,1 @@
+"""What does the configuration say about an owner, in oidentd's language?"""

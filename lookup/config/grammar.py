@@ -1,0 +1,279 @@
+"""What does a configuration file say?
+
+The language is oidentd's: the system file says what users may do, a user's file what is sent for its owner.
+
+    system-file   = *( default-block / user-block )
+    default-block = "default" "{" 1*range "}"
+    user-block    = "user" STRING "{" 1*range "}"            ; a login name, or a uid
+    range         = ( "default" / 1*filter ) "{" 1*line "}"
+    line          = ( "allow" / "deny" ) capability
+                  / "force" ( simple / "reply" 1*255STRING / "forward" STRING STRING )
+
+    user-file     = *( ( "global" / 1*filter ) "{" statement "}" )
+    statement     = "hide" / "random" / "random_numeric" / "numeric"
+                  / "reply" 1*STRING / "forward" STRING STRING  ; a host and a port
+
+    filter        = ( "to" / "from" / "fport" / "lport" ) STRING  ; each at most once
+    capability    = simple / "forward"
+    simple        = "hide" / "random" / "random_numeric" / "numeric" / "spoof" / "spoof_all" / "spoof_privport"
+
+STRING is a word or a quoted string, but not a keyword; keywords have no quotes, and any case.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import ConfigError
+from ..users import database
+from ..users.names import LAST_UID
+from .blocks import EVERYWHERE, Range, System, UserBlock
+from .names import Unasked
+from .parser import CAPABILITIES, STATEMENTS, Parser
+from .words import shown
+
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .blocks import Statement, Where
+    from .names import Names
+    from .words import Notice
+
+    Uids = Callable[[Iterable[bytes]], "dict[bytes, int | None]"]
+
+#: Replies in one line of the system file; oidentd refuses more.
+MAX_FORCED_REPLIES = 255
+
+_SPOOF, _SPOOF_MORE = CAPABILITIES[b"spoof"], CAPABILITIES[b"spoof_all"] | CAPABILITIES[b"spoof_privport"]
+
+# uid = [ 1*blank ] [ "+" / "-" ] 1*DIGIT     ; strtol(3)'s, as oidentd reads it
+_UID = rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})"
+
+
+def parse_system(
+    data: bytes, path: str, uids: Uids = database.uids, notices: list[Notice] | None = None
+) -> System:
+    """Return what a system file says.
+
+    May block as the name service does, and for `names.NAME_SECONDS` on host names.
+
+    :param data: the file's octets, in no particular encoding.
+    :param path: its name, for messages.
+    :param uids: finds the uids of login names.
+    :param notices: takes what its author surely did not mean, up to an error.
+    :raises ConfigError: at the first thing that does not parse.
+    """
+    file = _SystemFile(data, path)
+    try:
+        return file.parse(uids)
+    finally:
+        if notices is not None:
+            notices += file.notices
+
+
+def parse_user(
+    data: bytes, path: str, notices: list[Notice] | None = None, names: Names | None = None
+) -> list[UserBlock]:
+    """Return the blocks of a user's file, in its order.
+
+    May block for `names.NAME_SECONDS` on host names.
+
+    :param data: the file's octets, in no particular encoding.
+    :param path: its name, for messages.
+    :param notices: takes what its author surely did not mean.
+    :param names: remembers and bounds what the name service is asked, where a file is read several times.
+    :raises ConfigError: at the first thing that does not parse.
+    """
+    # Half an address, in a file that is being written, looks like a host name: only whole files are worth a question.
+    unasked = Unasked()
+    file = _UserFile(data, path, unasked)
+    blocks = file.parse()
+    if unasked.postponed:
+        file = _UserFile(data, path, names)
+        blocks = file.parse()
+    if notices is not None:
+        file.overridden(blocks)
+        notices += file.notices
+    return blocks
+
+
+def parse_without_names(data: bytes, path: str) -> tuple[list[UserBlock], bool]:
+    """Return the blocks of a user's file without resolving host names, and whether it has none, so that all is known.
+
+    :raises ConfigError: at the first thing that does not parse.
+    """
+    unasked = Unasked()
+    return _UserFile(data, path, unasked).parse(), not unasked.postponed
+
+
+class _UserFile(Parser):
+    """A user's file."""
+
+    def parse(self) -> list[UserBlock]:
+        blocks = []
+        while self.tokens[self.at]:
+            at = self.at
+            where = self.where(b"global")
+            self.expect(b"{")
+            kind = self.keyword()
+            if kind not in STATEMENTS:
+                self.unexpected("hide, random, random_numeric, numeric, reply or forward")
+            self.at += 1
+            blocks.append(UserBlock(where, self.statement(kind, self.at - 1), self.words, at))
+            self.expect(b"}")
+        return blocks
+
+
+class _SystemFile(Parser):
+    """A system file. ``inherited``: the capabilities that a block begins with, from here on."""
+
+    def __init__(self, data: bytes, path: str) -> None:
+        super().__init__(data, path)
+        self.system = System(path)
+        self.system.notices = self.notices
+        self.inherited = 0
+        self.default_at = -1
+        #: Index and text of each name after "user", and the block's ranges.
+        self.blocks: list[tuple[int, bytes, list[Range]]] = []
+        self.sets: dict[int, frozenset[str]] = {}
+        self.known: dict[tuple[object, ...], tuple[Where, frozenset[str]]] = {}
+
+    def parse(self, uids: Uids) -> System:
+        try:
+            while self.tokens[self.at]:
+                if self.keyword() == b"user":
+                    self.user_block()
+                elif self.keyword() == b"default":
+                    self.default_block()
+                else:
+                    self.unexpected("default or user")
+        except ConfigError:
+            # A name further up may be wrong too, and the first error counts.
+            self.assign(uids)
+            raise
+        self.assign(uids)
+        return self.system
+
+    def assign(self, uids: Uids) -> None:
+        """Give each user block to its uid; all names are looked up at once, as each costs a read otherwise."""
+        found = uids([name for _, name, _ in self.blocks])
+        assigned = self.system.users
+        for at, name, ranges in self.blocks:
+            uid = found[name]
+            if uid is None:
+                uid = _number(name)
+            if uid < 0:
+                self.words.fail(at, f"a login name or a uid expected, not {shown(self.tokens[at])}")
+            if uid in assigned:
+                first = self.words.place(assigned[uid][0].at)[0]
+                self.words.fail(at, f"one block for each user expected, but uid {uid} has one at line {first}")
+            assigned[uid] = ranges
+
+    def user_block(self) -> None:
+        self.at += 1
+        at = self.at
+        name = self.string("a login name or a uid").partition(b"\0")[0]
+        self.blocks.append((at, name, self.user_ranges(at + 1)))
+
+    def user_ranges(self, begin: int) -> list[Range]:
+        """Take the ranges of a user block. Thousands of blocks often say the same, so what one says is kept.
+
+        A single range is kept, if it forces nothing (a statement has its own place) and is not worth a notice.
+        """
+        try:
+            end = self.tokens.index(b"}", begin) + 2
+        except ValueError:
+            return self.ranges(False)
+        if b"force" in self.tokens[begin:end]:
+            return self.ranges(False)
+        text = (self.inherited, *self.tokens[begin:end])
+        if text in self.known:
+            self.at = end
+            where, capabilities = self.known[text]
+            return [Range(where, capabilities, None, self.words, begin + 1)]
+        noticed = len(self.notices)
+        ranges = self.ranges(False)
+        if self.at == end and ranges[0].force is None and len(self.notices) == noticed:
+            self.known[text] = ranges[0].where, ranges[0].capabilities
+        return ranges
+
+    def default_block(self) -> None:
+        at, before = self.at, self.inherited
+        self.at += 1
+        self.system.default = self.ranges(True)
+        if self.default_at >= 0:
+            reason = "a second default block: the ranges of the first, at line {line}, don't count any more"
+            self.notice(at, reason, self.default_at)
+        self.default_at = at
+        if self.blocks and self.inherited & ~before:
+            self.notice(at, "the user blocks above this default block inherit nothing from it")
+
+    def ranges(self, of_default: bool) -> list[Range]:
+        self.expect(b"{")
+        ranges: list[Range] = []
+        instead = ""
+        while not ranges or self.tokens[self.at] != b"}":
+            at = self.at
+            where = self.where(b"default", instead)
+            self.expect(b"{")
+            bits, force = self.lines(of_default and where is EVERYWHERE)
+            if of_default and where is EVERYWHERE:
+                self.inherited = bits
+            if bits not in self.sets:
+                self.sets[bits] = frozenset(name.decode("ascii") for name, bit in CAPABILITIES.items() if bits & bit)
+            ranges.append(Range(where, self.sets[bits], force, self.words, at))
+            instead = " or }"
+        self.at += 1
+        if len(ranges) > 1:
+            self.overridden(ranges)
+        return ranges
+
+    def lines(self, inherits: bool) -> tuple[int, Statement | None]:
+        """Take the lines of a range up to its end; return its capabilities and what it forces."""
+        bits, force, more = self.inherited, None, -1
+        first = self.at
+        while self.at == first or self.tokens[self.at] != b"}":
+            at, word = self.at, self.keyword()
+            self.at += 1
+            if word == b"force":
+                if at != first:
+                    self.notice(at, "this force makes the lines above it in its block void")
+                bits, force = self.force()
+                continue
+            if word not in (b"allow", b"deny"):
+                self.at = at
+                self.unexpected("allow, deny or force" + ("" if at == first else ", or },"))
+            bit = CAPABILITIES.get(self.keyword(), 0)
+            if not bit:
+                self.unexpected("forward, " + ", ".join(name.decode("ascii") for name in CAPABILITIES))
+            self.at += 1
+            if force is not None:
+                self.notice(at, "this line cancels the force above it, whose capability is granted instead")
+                force = None
+            if word == b"allow":
+                bits |= bit
+                more = at if bit & _SPOOF_MORE else more
+            else:
+                bits &= ~bit
+        self.at += 1
+        if more >= 0 and not bits & _SPOOF and not inherits:
+            self.notice(more, "this has no effect without the capability spoof")
+        return (0 if force else bits), force
+
+    def force(self) -> tuple[int, Statement]:
+        kind = self.keyword()
+        if kind != b"reply" and kind not in CAPABILITIES:
+            self.unexpected("reply, forward, hide, random, random_numeric, numeric or spoof")
+        at, bit = self.at - 1, CAPABILITIES.get(kind, 0)
+        self.at += 1
+        if bit & (_SPOOF | _SPOOF_MORE):
+            self.notice(at, "the login name is forced by this, whatever the user's file says")
+        return bit, self.statement(kind, at, MAX_FORCED_REPLIES)
+
+
+def _number(text: bytes) -> int:
+    """Return the uid that a decimal number is, or -1."""
+    match = re.fullmatch(_UID, text)
+    uid = int(match[1] + match[2]) if match else -1
+    return uid if uid <= LAST_UID else -1

@@ -1,0 +1,152 @@
+"""How is a block of a configuration file read, word by word?"""
+
+from __future__ import annotations
+
+from .blocks import EVERYWHERE, Statement, Where
+from .names import Names
+from .words import Words, shown
+
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn, TypeVar
+
+    from .blocks import Range, UserBlock
+
+    Meaning = TypeVar("Meaning")
+
+#: Replies of one statement in a user's file that count; oidentd ignores the rest.
+MAX_REPLIES = 20
+
+#: Each capability as a bit: thousands of blocks change their sets line by line.
+CAPABILITIES = {
+    name: 1 << bit
+    for bit, name in enumerate(
+        (b"spoof", b"spoof_all", b"spoof_privport", b"hide", b"random", b"random_numeric", b"numeric", b"forward")
+    )
+}
+
+_FILTERS = frozenset((b"to", b"from", b"fport", b"lport"))
+STATEMENTS = frozenset((b"hide", b"random", b"random_numeric", b"numeric", b"reply", b"forward"))
+_KEYWORDS = _FILTERS | STATEMENTS | CAPABILITIES.keys() | {b"default", b"user", b"global", b"allow", b"deny", b"force"}
+
+#: What is not a string, in lower case.
+_NO_STRINGS = _KEYWORDS | {b"{", b"}", b""}
+
+
+class Parser:
+    """What both kinds of file have in common (the grammar: `grammar`). ``at`` is the index of the next word."""
+
+    def __init__(self, data: bytes, path: str, names: Names | None = None) -> None:
+        self.words = Words(data, path)
+        self.tokens = self.words.tokens
+        self.notices = self.words.notices
+        self.names = names or Names()
+        self.at = 0
+
+    def keyword(self) -> bytes:
+        """Return the next word in lower case, whether it is a keyword or not."""
+        return self.tokens[self.at].lower()
+
+    def unexpected(self, what: str) -> NoReturn:
+        self.words.fail(self.at, f"{what} expected, not {shown(self.tokens[self.at])}")
+
+    def expect(self, token: bytes) -> None:
+        if self.tokens[self.at] != token:
+            self.unexpected(token.decode("ascii"))
+        self.at += 1
+
+    def string(self, what: str) -> bytes:
+        """Take a word or a string."""
+        token = self.tokens[self.at]
+        if token.lower() in _NO_STRINGS:
+            self.unexpected(what + (", quoted where it is a keyword," if token.lower() in _KEYWORDS else ""))
+        self.at += 1
+        # Most words stand for themselves.
+        return self.words.text(self.at - 1) if token[0] in b'"/' else token
+
+    def meaning(self, of: Callable[[bytes], Meaning], what: str) -> Meaning:
+        """Take a string that stands for something; as in oidentd, a NUL ends it."""
+        at, text = self.at, self.string(what)
+        try:
+            return of(text.partition(b"\0")[0])
+        except ValueError as error:
+            self.words.fail(at, f"{error}, not {shown(self.tokens[at])}")
+
+    def notice(self, at: int, reason: str, other: int = -1) -> None:
+        self.notices.append(self.words.notice(at, reason, other))
+
+    def where(self, unfiltered: bytes, instead: str = "") -> Where:
+        """Take the filters of a block, or the keyword of one that has none."""
+        name = self.keyword()
+        if name == unfiltered:
+            self.at += 1
+            return EVERYWHERE
+        if name not in _FILTERS:
+            self.unexpected(f"{unfiltered.decode('ascii')}, to, from, fport or lport{instead}")
+        where, seen = Where(), set()
+        while name in _FILTERS:
+            if name in seen:
+                self.words.fail(self.at, f"each filter once expected, not a second {name.decode('ascii')}")
+            seen.add(name)
+            self.at += 1
+            self.filter(where, name)
+            name = self.keyword()
+        return where
+
+    def filter(self, where: Where, name: bytes) -> None:
+        if name in (b"to", b"from"):
+            network = self.meaning(self.names.network, "an address, a network or a host name")
+            setattr(where, "to" if name == b"to" else "from_", network)
+            return
+        at = self.at
+        ports = self.meaning(self.names.ports, "a port, the name of a TCP service, or first:last")
+        if ports[0] > ports[1]:
+            self.notice(at, f"no port is from {ports[0]} to {ports[1]}: this block never applies")
+        setattr(where, name.decode("ascii"), ports)
+
+    def statement(self, kind: bytes, at: int, refuse: int = 0) -> Statement:
+        """Take the rest of a statement, whose keyword was the last word.
+
+        :param at: the index of its first word.
+        :param refuse: the most replies that it may have; 0: any number, of which the first `MAX_REPLIES` count.
+        """
+        arguments: tuple[bytes, ...] | tuple[str, int] = ()
+        if kind == b"reply":
+            arguments = self.replies(refuse)
+        elif kind == b"forward":
+            host = self.meaning(self.names.host, "a host")
+            arguments = host, self.meaning(self.names.port, "a port")
+        return Statement(kind.decode("ascii"), arguments, self.words, at)
+
+    def replies(self, refuse: int) -> tuple[bytes, ...]:
+        replies = [self.reply()]
+        while self.tokens[self.at].lower() not in _NO_STRINGS:
+            if refuse and len(replies) == refuse:
+                self.unexpected(f"at most {refuse} replies")
+            if not refuse and len(replies) == MAX_REPLIES:
+                self.notice(self.at, f"ignored from here: only the first {MAX_REPLIES} replies count")
+            replies.append(self.reply())
+        return tuple(replies[: refuse or MAX_REPLIES])
+
+    def reply(self) -> bytes:
+        at = self.at
+        text = self.string("a reply")
+        if text.isalnum():
+            return text
+        if not text or b"\0" in text or b"\r" in text or b"\n" in text:
+            self.notice(at, "a reply that is empty, or holds a NUL, CR or LF, is never sent: the login name is")
+        elif self.tokens[at] in (b",", b";") or self.tokens[at].startswith(b"//"):
+            self.notice(at, f"{shown(text)} is one more reply here, neither a separator nor a comment")
+        return text
+
+    def overridden(self, blocks: Sequence[Range | UserBlock]) -> None:
+        """Give notice of blocks that never apply, because a later one takes whatever they match."""
+        later: dict[tuple[object, ...], Range | UserBlock] = {}
+        for block in reversed(blocks):
+            by = later.get(EVERYWHERE.key) or later.get(block.where.key)
+            if by is None:
+                later[block.where.key] = block
+            else:
+                reason = "this block never applies: line {line}'s matches too, and the last wins"
+                self.notice(block.at, reason, by.at)

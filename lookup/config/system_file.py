@@ -1,0 +1,33 @@
+"""What does the system file allow?"""
+
+from __future__ import annotations
+
+from ..errors import ConfigError
+
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from .blocks import System
+    from .words import Notice
+
+
+def load(path: str, required: bool, notices: list[Notice] | None = None) -> System | None:
+    """Return what the system file allows, or None where there is none: then nobody may do anything.
+
+    :param required: whether the file must be there.
+    :param notices: takes what its author surely did not mean, even if there is an error too.
+    :raises ConfigError: it can't be read, or does not parse. May block as the name service does.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        # ENOENT: it is not there.
+        if not required:
+            return None
+        raise ConfigError(path, 0, 0, "no such file") from None
+    except OSError as error:
+        # EACCES, EISDIR, EIO ...: who may do what is not known.
+        raise ConfigError(path, 0, 0, error.strerror or str(error)) from None
+    from .grammar import parse_system  # 2 ms, and only where there is a file
+
+    return parse_system(data, path, notices=notices)

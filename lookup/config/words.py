@@ -1,0 +1,212 @@
+"""Which words are in a configuration file, and where?"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+from ..errors import ConfigError
+
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    Place = tuple[int, int]
+
+#: Octets from which a piece of a file is split off at the next line end. Only the piece with a word has to be
+#: read again to find the word's line, and smaller pieces cost more calls.
+_PIECE = 8192
+
+#: What some editors put before UTF-8 text.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+# file    = *( blank / comment / token )
+# blank   = %x20 / %x09 / %x0A / %x0D
+# token   = "{" / "}" / string / word
+# string  = DQUOTE *( any octet but DQUOTE "\" LF  /  "\" any octet but LF ) DQUOTE
+# comment = "#" *( any octet but LF )  /  "/*" any octets up to the first "*/", or to the end of the file
+# word    = 1*( any octet but blank "{" "}" ), where none of the others begins
+# So a broken string and a lone slash are words, which `Words.text` refuses. The last alternative takes the end: the
+# expression matches everywhere, at once, so no file makes it go back over what it has read. It is as short as it can
+# be, as it is compiled in each process: 0.2 ms.
+_TOKEN = re.compile(
+    rb"[ \t\r\n]*("
+    rb"[{}]"
+    rb'|"[^"\\\n]*(?:\\[^\n][^"\\\n]*)*"'
+    rb"|#[^\n]*"
+    rb"|/\*(?s:.*?\*/|.*)"
+    rb"|[^ \t\r\n{}]*)"
+)
+
+# The next two are compiled when they are needed, which is seldom.
+
+#: The third alternative again, for a whole token.
+_STRING = rb'"[^"\\\n]*(?:\\[^\n][^"\\\n]*)*"'
+
+# escape = "\" ( 1*3( "0"-"7" ) / ( "x" / "X" ) 1*2HEXDIG / any octet but LF )
+_ESCAPE = rb"\\(?:([0-7]{1,3})|[xX]([0-9A-Fa-f]{1,2})|(?s:(.)))"
+
+#: The letters that stand for a control character after a backslash (C's, without \e, as oidentd 3 has them).
+_CONTROLS = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+
+_BROKEN_STRING = "a closing quote expected before the end of the line"
+
+
+class Notice:
+    """Something in a file that parses, and that its author surely did not mean.
+
+    ``path``, ``line``, ``column`` and ``reason`` as `ConfigError` has them. Places are found when they are asked for:
+    notices are taken in every parse, and shown in few.
+    """
+
+    __slots__ = ("_other", "_place", "_reason", "path")
+
+    def __init__(
+        self, path: str, place: Callable[[], Place], reason: str, other: Callable[[], Place] | None = None
+    ) -> None:
+        """:param other: the place of something else, whose line the reason has as ``{line}``."""
+        self.path = path
+        self._place = place
+        self._reason = reason
+        self._other = other
+
+    @property
+    def reason(self) -> str:
+        return self._reason.format(line=self._other()[0]) if self._other else self._reason
+
+    @property
+    def line(self) -> int:
+        return self._place()[0]
+
+    @property
+    def column(self) -> int:
+        return self._place()[1]
+
+    def __str__(self) -> str:
+        line, column = self._place()
+        return f"{self.path}:{line}:{column}: {self.reason}"
+
+    __repr__ = __str__
+
+
+class Words:
+    """A file's words: braces, bare words, and strings still in their quotes, in order.
+
+    ``tokens`` ends with ``b""``; ``notices``: what looks wrong with comments. Lines are found only when
+    they are asked for, as most never are.
+    """
+
+    __slots__ = ("_data", "_ends", "_offsets", "_pieces", "notices", "path", "tokens")
+
+    def __init__(self, data: bytes, path: str) -> None:
+        self.path = path
+        self._data = data
+        self.tokens: list[bytes] = []
+        #: Where each piece begins, and how many tokens there are up to its end.
+        self._pieces: list[int] = []
+        self._ends: list[int] = []
+        #: Where each token of a piece begins, for the pieces that were asked about.
+        self._offsets: dict[int, list[int]] = {}
+        self.notices: list[Notice] = []
+        begin = len(_BYTE_ORDER_MARK) if data.startswith(_BYTE_ORDER_MARK) else 0
+        while begin < len(data):
+            begin = self._take(begin)
+        self.tokens.append(b"")
+
+    def _take(self, begin: int) -> int:
+        """Take the piece that begins here; return where the next one does."""
+        data, closed = self._data, begin
+        if data.startswith(b"/*", begin):
+            closed = data.find(b"*/", begin + 2)
+        end = len(data) if closed < 0 else data.find(b"\n", max(closed, begin + _PIECE)) + 1 or len(data)
+        found: list[bytes] = _TOKEN.findall(data, begin, end)
+        while found and not found[-1]:
+            found.pop()
+        last = found[-1] if found else b""
+        if last.startswith(b"/*") and (len(last) < 4 or not last.endswith(b"*/")):
+            # Only such a comment spans lines: the next piece begins with it.
+            if end < len(data):
+                end -= len(last)
+            else:
+                reason = "this comment has no end (*/): all that follows it is ignored"
+                self.notices.append(Notice(self.path, partial(self._place, end - len(last)), reason))
+        if last.startswith(b"/*") or data.find(b"#", begin, end) >= 0 or data.find(b"/*", begin, end) >= 0:
+            found = [token for token in found if not token.startswith((b"#", b"/*"))]
+        self.tokens += found
+        self._pieces.append(begin)
+        self._ends.append(len(self.tokens))
+        return end
+
+    def place(self, index: int, octets: int = 0) -> Place:
+        """Return line and column of a token, or of the octet that many octets into it."""
+        return self._place(self._offset(index) + octets)
+
+    def _place(self, offset: int) -> Place:
+        return self._data.count(b"\n", 0, offset) + 1, offset - self._data.rfind(b"\n", 0, offset)
+
+    def _offset(self, index: int) -> int:
+        if index >= len(self.tokens) - 1:
+            return len(self._data)
+        piece = next(piece for piece, end in enumerate(self._ends) if index < end)
+        if piece not in self._offsets:
+            begin = self._pieces[piece]
+            end = self._pieces[piece + 1] if piece + 1 < len(self._pieces) else len(self._data)
+            matches = _TOKEN.finditer(self._data, begin, end)
+            self._offsets[piece] = [match.start(1) for match in matches if not match[1].startswith((b"#", b"/*"))]
+        return self._offsets[piece][index - (self._ends[piece - 1] if piece else 0)]
+
+    def notice(self, index: int, reason: str, other: int = -1) -> Notice:
+        """Return a notice about a token; the reason has the line of another one as ``{line}``."""
+        return Notice(self.path, partial(self.place, index), reason, partial(self.place, other) if other >= 0 else None)
+
+    def fail(self, index: int, reason: str, octets: int = 0) -> NoReturn:
+        """Raise the error that a token can't be taken; a broken string says so whatever was expected."""
+        token = self.tokens[index]
+        if token.startswith(b'"') and not _is_string(token):
+            reason = _BROKEN_STRING
+        raise ConfigError(self.path, *self.place(index, octets), reason)
+
+    def text(self, index: int) -> bytes:
+        """Return what a bare word or a string stands for, NULs included.
+
+        :raises ConfigError: the string is broken, or the word a lone slash.
+        """
+        token = self.tokens[index]
+        if token.startswith(b"/") and token[1:2] in b" \t\r\n{}*":
+            self.fail(index, "a word expected, not a slash alone")
+        if not token.startswith(b'"'):
+            return token
+        if not _is_string(token):
+            self.fail(index, _BROKEN_STRING)
+        if b"\\" not in token:
+            return token[1:-1]
+
+        def unescape(escape: re.Match[bytes]) -> bytes:
+            octal, hexadecimal, other = escape.groups()
+            if other:
+                if other in b"89":
+                    self.fail(index, "an octal digit (0-7) expected after the backslash", escape.start())
+                return _CONTROLS.get(other, other)
+            value = int(octal, 8) if octal else int(hexadecimal, 16)
+            if value > 0xFF:
+                self.fail(index, "an octal escape of at most \\377 expected", escape.start())
+            return bytes((value,))
+
+        return re.sub(_ESCAPE, unescape, token)[1:-1]
+
+
+def _is_string(token: bytes) -> bool:
+    """Return whether a token that begins with a quote is a whole string."""
+    if len(token) < 2 or not token.endswith(b'"'):
+        return False
+    # Without escapes, a broken one has no second quote.
+    return b"\\" not in token or re.fullmatch(_STRING, token) is not None
+
+
+def shown(token: bytes) -> str:
+    """Return a token for a message: one line, at most 40 characters of it."""
+    if not token:
+        return "the end of the file"
+    text = ascii(token[:40].decode("latin-1"))[1:-1].replace("\\'", "'")
+    return text + ("..." if len(token) > 40 else "")

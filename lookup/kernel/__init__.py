@@ -1,0 +1,1 @@
+"""Who holds a connection, as the kernel of this host sees it?"""

@@ -1,0 +1,55 @@
+"""Which of all connections of this host fit, for a person who asks by hand?
+
+Here the kernel's whole table of TCP sockets is walked, which takes a second where there are a million.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from ..connection import TCP_STATES, pack
+from ..errors import NoUser
+from .sock_diag import SockDiag, held_by_a_process
+
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from ..connection import Address, Owner
+
+_LISTEN = TCP_STATES.index("LISTEN")
+
+
+def find_by_ports(server: Address, client: Address) -> Owner:
+    """Like `sock_diag.find` when the hosts may be unknown (``""``): the ports decide."""
+    held = []
+    with SockDiag() as diag:
+        local, remote = (pack(host)[0] if host else None for host in (server[0], client[0]))
+        for message in _messages(diag, server[1], client[1]):
+            owner = diag.owner(message)  # shortens the message's addresses, which are compared below
+            if (
+                message["idiag_state"] != _LISTEN
+                and local in (None, message["idiag_src"])
+                and remote in (None, message["idiag_dst"])
+            ):
+                held.append(owner)
+    if not held:
+        raise NoUser("no such connection")
+    return held_by_a_process(held, f"{server[1]},{client[1]}")
+
+
+def held_by(uid: int) -> list[Owner]:
+    """Return every connection that a user holds."""
+    with SockDiag() as diag:
+        return [
+            diag.owner(message)
+            for message in _messages(diag)
+            if message["idiag_uid"] == uid and message["idiag_inode"] and message["idiag_dport"]
+        ]
+
+
+def _messages(diag: SockDiag, local_port: int = 0, remote_port: int = 0) -> Iterator[Any]:
+    """Yield the inet_diag_msg of each TCP socket that has these ports; 0: any."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        yield from diag.dump(family, local_port, remote_port)

@@ -1,0 +1,1 @@
+"""Who are the users of this host?"""
