@@ -129,7 +129,7 @@ class Facts:
         self._asks = True
         self._login: tuple[str, str] | None = None
         self._home = ""
-        self._uids: dict[bytes, int | None] = {}
+        self._uids: dict[bytes, int | Unknown | None] = {}
         self._user_file: UserFile | None = None
         self._marks: list[Mark] | None = None
         self._expires = 0.0

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import re
 
-from ..errors import ConfigError
+from ..errors import ConfigError, Unknown
 from ..users import database
 from ..users.names import LAST_UID
 from .blocks import EVERYWHERE, Range, System, UserBlock
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .names import Names
     from .words import Notice
 
-    Uids = Callable[[Iterable[bytes]], "dict[bytes, int | None]"]
+    Uids = Callable[[Iterable[bytes]], "dict[bytes, int | Unknown | None]"]
 
 #: Replies in one line of the system file; oidentd refuses more.
 MAX_FORCED_REPLIES = 255
@@ -161,6 +161,8 @@ class _SystemFile(Parser):
         assigned = self.system.users
         for at, name, ranges in self.blocks:
             uid = found[name]
+            if isinstance(uid, Unknown):
+                self.words.fail(at, f"who {shown(self.tokens[at])} is can't be found out: {uid.reason}")
             if uid is None:
                 uid = _number(name)
             if uid < 0:
