@@ -17,8 +17,9 @@ TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .config.blocks import System
+    from .config.blocks import HostName, System
     from .config.changes import Mark
+    from .config.names import Resolver
     from .config.policy import Decision
     from .config.user_file import Fetched, UserFile
     from .connection import Address, Owner
@@ -53,7 +54,7 @@ class Answer(tuple[str, str]):
 
 
 def answer(
-    owner: Owner, serverAddress: Address, clientAddress: Address, system: System | None, facts: Facts
+    owner: Owner, serverAddress: Address, clientAddress: Address, system: System | Unknown | None, facts: Facts
 ) -> Answer | Unknown:
     """Return what is answered about an owner: the login name, or what the configuration has in its place.
 
@@ -62,32 +63,38 @@ def answer(
 
     :param serverAddress: our end as the query names it. :param clientAddress: the far end. A host of ``""`` is the
         socket's own.
-    :param system: what the system file allows (`system_file.load`).
+    :param system: what the system file allows (`system_file.load`); `Unknown`: it can't be obeyed.
     :param facts: what is known of the owner.
     :return: the answer; or what would have to be asked first, where ``facts`` asks nothing any more.
     :raises HiddenUser: the owner is hidden; with the ``decision``.
     :raises IdentError: something that the answer depends on could not be found out.
     """
+    if isinstance(system, Unknown):
+        return _to_be_asked(system, owner)
     login = facts.login()
     if isinstance(login, Unknown):
         return _to_be_asked(login, owner)
     # Without a system file nobody may do anything, so the user's file does not matter.
-    if login[0] != "UNIX" or system is None:
-        return Answer.about(owner, *login)
+    if system is None:
+        return (_nobodys(login[1], owner, facts) if login[0] == "OTHER" else None) or Answer.about(owner, *login)
     from .config import policy  # only where there is a system file
+
+    hosts = system.hosts
 
     def forward(host: str, port: int) -> bytes | Unknown | None:
         return facts.forward(host, port, serverAddress[1], clientAddress[1])
 
     decision = policy.decide(
         owner.uid,
-        os.fsencode(login[1]),
+        os.fsencode(login[1]) if login[0] == "UNIX" else b"",
         serverAddress if serverAddress[0] else owner.server,
         clientAddress if clientAddress[0] else owner.client,
         system,
         facts.user_file,
         facts.uid_of,
         forward,
+        resolve=facts.addresses,
+        resolve_rule=lambda name, octets: hosts.addresses(name, octets, facts.addresses),
     )
     if decision.unknown is not None:
         return _to_be_asked(decision.unknown, owner)
@@ -95,7 +102,23 @@ def answer(
         hidden = HiddenUser("", owner.uid)
         hidden.decision = decision
         raise hidden
-    return Answer.about(owner, login[0], os.fsdecode(decision.user), decision)
+    user = os.fsdecode(decision.user)
+    if decision.system == "OTHER" and (unknown := _nobodys(user, owner, facts)) is not None:
+        return unknown
+    return Answer.about(owner, decision.system, user, decision)
+
+
+def _nobodys(name: str, owner: Owner, facts: Facts) -> Unknown | None:
+    """Return None where the number of a uid without a login name is not the login name of another user.
+
+    :raises IdentError: it is, or that can't be found out.
+    """
+    holder = facts.uid_of(os.fsencode(name))
+    if isinstance(holder, Unknown):
+        return _to_be_asked(holder, owner)
+    if holder not in (None, owner.uid):
+        raise IdentError(f"the owner has no login name, and their number is that of uid {holder}", owner.uid)
+    return None
 
 
 def _to_be_asked(unknown: Unknown, owner: Owner) -> Unknown:
@@ -130,6 +153,8 @@ class Facts:
         self._login: tuple[str, str] | None = None
         self._home = ""
         self._uids: dict[bytes, int | Unknown | None] = {}
+        self._hosts: dict[tuple[bytes, int], tuple[bytes, ...] | Unknown] = {}
+        self._resolver: Resolver | None = None
         self._user_file: UserFile | None = None
         self._marks: list[Mark] | None = None
         self._expires = 0.0
@@ -152,6 +177,19 @@ class Facts:
                 return Unknown("who has a login name", unasked=True)
             self._uids[name] = names.uid_of(name)
         return self._uids[name]
+
+    def addresses(self, name: HostName, octets: int) -> tuple[bytes, ...] | Unknown:
+        """Return the addresses of a host name (`names.Resolver.addresses`)."""
+        key = name, octets
+        if key not in self._hosts:
+            if not self._asks:
+                return Unknown("the addresses of a host name", unasked=True)
+            if self._resolver is None:
+                from .config.names import Resolver  # only where files name hosts
+
+                self._resolver = Resolver()
+            self._hosts[key] = self._resolver.addresses(name, octets)
+        return self._hosts[key]
 
     def user_file(self) -> UserFile | Unknown:
         """Return what the owner's file says."""
