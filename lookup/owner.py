@@ -116,9 +116,7 @@ class Facts:
     change their file: what it says is remembered by one query only. What another server says is never remembered.
     """
 
-    def __init__(
-        self, uid: int, fetch: Fetch | None = None, read: Read | None = None, forwards: bool = True
-    ) -> None:
+    def __init__(self, uid: int, fetch: Fetch | None = None, read: Read | None = None, forwards: bool = True) -> None:
         """:param fetch: reads the owner's file: `user_file.fetch`, or what does that with other privileges.
 
         :param read: returns what the file says about the connection in question, each time that it is needed; then

@@ -199,7 +199,8 @@ class Lookups:
     def _read_sub_ids(self, once: list[None]) -> Iterator[None]:
         """Run in a thread."""
         for _ in once:
-            yield self._sub_ids.read()
+            self._sub_ids.read()
+            yield None
 
 
 class _File:

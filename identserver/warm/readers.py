@@ -1,8 +1,8 @@
 """Which process reads a user's file, so that it can be given up?
 
-The file system may belong to that user, and never answer: a thread that waits for it in the kernel can't be ended, and
-keeps its process from ending. So a helper process reads; it is ended, or left behind, when it takes too long. Helpers are
-forked by a process that has one thread and holds neither the listening sockets nor any connection.
+The file system may belong to that user, and never answer: a thread that waits for it in the kernel can't be ended,
+and keeps its process from ending. So a helper process reads; it is ended, or left behind, when it takes too long.
+Helpers are forked by a process that has one thread and holds neither the listening sockets nor any connection.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from lookup.config.excerpts import Ends
     from lookup.config.user_file import UserFile
 
-#: Seconds for one owner's file: less than a lookup may take, as the decision is still to be made without it. And for how
-#: long it then counts as one that can't be read.
+#: Seconds for one owner's file: less than a lookup may take, as the decision is still to be made without it. And for
+#: how long it then counts as one that can't be read.
 READ_SECONDS, HANGS_SECONDS = 3.0, 1.0
 
 #: Helpers that one owner may keep busy or have left behind, and left behind in all: of those, an owner who has none may
@@ -86,7 +86,9 @@ class Readers:
     """The helpers of the warm process. Threads ask them; each method but `start` and `close` may be called by any."""
 
     def __init__(self, holder: Callable[[int], int], complain: Callable[[str], object]) -> None:
-        """:param holder: returns whose a uid is (`SubIds.holder`). :param complain: called with what keeps files unread.
+        """:param holder: returns whose a uid is (`SubIds.holder`).
+
+        :param complain: called with what keeps files unread.
 
         No process is started before there is a file to read, or `start` is called.
         """
@@ -143,7 +145,7 @@ class Readers:
         self._idle.clear()
 
     def _employ(self, owner: int, uid: int) -> _Helper:
-        """Return a helper that has nothing to do, once the owner may have one more. :raises IdentError: they may not."""
+        """Return a helper with nothing to do, once the owner may have one more. :raises IdentError: they may not."""
         deadline = time.monotonic() + READ_SECONDS
         with self._changed:
             while True:

@@ -60,7 +60,7 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
         idle = 0.0 if options.foreground or background else IDLE_SECONDS
     complain = Complaints(log).complain
     sub_ids = SubIds()
-    readers = Readers(sub_ids.holder, functools.partial(loop.call_soon_threadsafe, complain))
+    readers = Readers(sub_ids.holder, lambda what: loop.call_soon_threadsafe(complain, what))
     if system is not None:
         readers.start()  # while there is one thread
     limit = connection_limit(options.limit)
@@ -100,7 +100,8 @@ class Server:
 
     def __init__(
         self, listeners: list[socket.socket], options: Options, log: Log, idle: float, limit: int,
-        loop: asyncio.AbstractEventLoop, lookups: Lookups, system_file: reloading.SystemFile, complain: Callable[[str], object],
+        loop: asyncio.AbstractEventLoop, lookups: Lookups, system_file: reloading.SystemFile,
+        complain: Callable[[str], object],
     ) -> None:  # fmt: skip
         """:param idle: seconds without a connection after which to end; 0: never.
 

@@ -75,8 +75,8 @@ class Workers:
         self._loop, self._complain, self._holder = loop, complain, holder
         self._results: deque[Any] = deque()
         self._lock = threading.Lock()
-        #: By uid, the jobs that wait. While a uid is in here, their turn will come: it is in the queue, or is held until
-        #: their owner may have another thread.
+        #: By uid, the jobs that wait. While a uid is in here, their turn will come: it is in the queue, or is held
+        #: until their owner may have another thread.
         self._waiting: dict[int, list[_Job]] = {}
         self._turns: SimpleQueue[int] = SimpleQueue()
         self._held: dict[int, list[int]] = {}
