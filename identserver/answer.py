@@ -85,7 +85,10 @@ class AnsweringServer(IdentServer):
 
     def _ebLookup(self, failure: Any, sport: int | str, cport: int | str) -> None:
         error = failure.value
-        self._note = f" ({error.detail})" if getattr(error, "detail", "") else ""
+        known = getattr(error, "uid", None)
+        who = f"uid {known}" if isinstance(known, int) and known >= 0 else ""
+        about = ", ".join(filter(None, (who, getattr(error, "detail", ""))))
+        self._note = f" ({about})" if about else ""
         if isinstance(error, IdentError) and error.identDescription == IdentError.identDescription:
             self._severity = Log.ERROR
         decision: Any = getattr(error, "decision", None)

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .config.blocks import HostName, System
-    from .config.changes import Mark
     from .config.names import Resolver
     from .config.policy import Decision
     from .config.user_file import Fetched, UserFile
     from .connection import Address, Owner
 
     Fetch = Callable[[int, str], Fetched]
+    Read = Callable[[int, str], UserFile]
 
-#: Seconds for which facts hold after the last question was asked: long enough for a storm of queries about one
-#: bouncer, too short for a renamed user to notice. And how many owners are remembered.
-SECONDS, MAX_OWNERS = 1.0, 4096
+#: Seconds for which facts hold after the first question was asked: long enough for a storm of queries about one
+#: bouncer, too short for a renamed user to notice. How many owners are remembered, and octets of names for each.
+SECONDS, MAX_OWNERS, MAX_NAMES = 1.0, 4096, 4096
 
 
 class Answer(tuple[str, str]):
@@ -131,23 +131,24 @@ def _to_be_asked(unknown: Unknown, owner: Owner) -> Unknown:
 class Facts:
     """What is known of one owner: their login name and home, their file, and which names are whose.
 
-    Everything is asked for once, when it is needed, and then remembered for as long as these facts are used: by one
-    query, or by those that come within `SECONDS` after `stop_asking`. Asking may block until then; afterwards what
-    was not asked is `Unknown` with ``unasked``.
+    Login names and homes are asked for once, when they are needed, and then remembered for as long as these facts are
+    used: by one query, or by those that come within `SECONDS` after the first question. Asking may block until
+    `stop_asking`; afterwards what was not asked is `Unknown` with ``unasked``.
 
-    The administrator may change login names and uids meanwhile, and that goes unnoticed for as long; the owner may
-    change their file, which `still_holds` notices. What another server says is never remembered.
+    The administrator may change login names and uids meanwhile, and that goes unnoticed for as long. The owner may
+    change their file: what it says is remembered by one query only. What another server says is never remembered.
     """
 
-    def __init__(self, uid: int, fetch: Fetch | None = None, watch: bool = False, forwards: bool = True) -> None:
+    def __init__(self, uid: int, fetch: Fetch | None = None, read: Read | None = None, forwards: bool = True) -> None:
         """:param fetch: reads the owner's file: `user_file.fetch`, or what does that with other privileges.
 
-        :param watch: whether these facts will be remembered, so that changes of the file must be noticed.
+        :param read: returns what the file says about the connection in question, each time that it is needed; then
+            ``fetch`` is not.
         :param forwards: whether other servers may be asked; otherwise that stays unasked.
         """
         self.uid = uid
         self._fetch = fetch
-        self._watch = watch
+        self._read = read
         self._forwards = forwards
         self._asks = True
         self._login: tuple[str, str] | None = None
@@ -156,8 +157,14 @@ class Facts:
         self._hosts: dict[tuple[bytes, int], tuple[bytes, ...] | Unknown] = {}
         self._resolver: Resolver | None = None
         self._user_file: UserFile | None = None
-        self._marks: list[Mark] | None = None
-        self._expires = 0.0
+        self._since = time.monotonic()
+
+    def again(self, read: Read, forwards: bool) -> Facts:
+        """Return the same facts for other queries, for which what is not known yet is asked."""
+        facts = Facts(self.uid, read=read, forwards=forwards)
+        facts._login, facts._home, facts._uids, facts._since = self._login, self._home, dict(self._uids), self._since
+        facts._hosts = dict(self._hosts)
+        return facts
 
     def login(self) -> tuple[str, str] | Unknown:
         """Return ``("UNIX", login name)``, or ``("OTHER", number)`` for an owner without a login name."""
@@ -193,25 +200,22 @@ class Facts:
 
     def user_file(self) -> UserFile | Unknown:
         """Return what the owner's file says."""
-        if self._user_file is None:
-            if not self._asks:
-                return Unknown("the owner's file", unasked=True)
-            # First, as the owner may not be allowed to read root's Python.
-            from .config import user_file
+        if not self._asks:
+            return Unknown("the owner's file", unasked=True)
+        if self._user_file is not None:
+            return self._user_file
+        # First, as the owner may not be allowed to read root's Python.
+        from .config import user_file
 
-            if self._watch:
-                from .config import changes
-            login = self.login()
-            if isinstance(login, Unknown):
-                return login
-            before = changes.marks(self._home) if self._watch else None
-            try:
-                fetched = (self._fetch or user_file.fetch)(self.uid, self._home)
-            except IdentError as error:
-                return Unknown(error.detail)
-            self._user_file = user_file.parse(fetched)
-            # Unless something changed meanwhile, what was read is what the marks say.
-            self._marks = before if before is not None and before == changes.marks(self._home) else None
+        login = self.login()
+        if isinstance(login, Unknown):
+            return login
+        try:
+            if self._read is not None:
+                return self._read(self.uid, self._home)
+            self._user_file = user_file.parse((self._fetch or user_file.fetch)(self.uid, self._home))
+        except IdentError as error:
+            return Unknown(error.detail)
         return self._user_file
 
     def forward(self, host: str, port: int, port_on_server: int, port_on_client: int) -> bytes | Unknown | None:
@@ -223,40 +227,53 @@ class Facts:
         return forward.ask(host, port, port_on_server, port_on_client)
 
     def stop_asking(self) -> None:
-        """Ask nothing more, and hold for `SECONDS` what was found out."""
+        """Ask nothing more, and hold what was found out until `SECONDS` after the first question."""
         self._asks = False
-        self._expires = time.monotonic() + SECONDS
+        self._read = self._user_file = None
+        if sum(map(len, self._uids)) > MAX_NAMES:
+            self._uids = {}
+        if sum(len(name) for name, _ in self._hosts) > MAX_NAMES:
+            self._hosts = {}
 
-    def still_holds(self) -> bool:
-        """Return whether what was found is young enough, and the owner's files are as they were. Never blocks."""
-        if time.monotonic() >= self._expires:
-            return False
-        if self._user_file is None:
-            return True
-        if self._marks is None:
-            return False
-        from .config.changes import unchanged  # only where the warm process watches files
-
-        return unchanged(self._marks)
+    def still_hold(self) -> bool:
+        """Return whether what was found out is young enough."""
+        return time.monotonic() < self._since + SECONDS
 
 
 class Memory:
     """The facts about the owners that a warm process has met in the last moment: `SECONDS`, `MAX_OWNERS`."""
 
     def __init__(self) -> None:
+        import threading  # a single shot remembers nothing
+
+        #: In the order in which they were met. The loop and threads look at it, and threads add to it.
         self._owners: dict[int, Facts] = {}
+        self._lock = threading.Lock()
 
     def recall(self, uid: int) -> Facts | None:
         """Return what is known of an owner and still holds. Never blocks."""
         facts = self._owners.get(uid)
-        if facts is not None and not facts.still_holds():
-            self._owners.pop(uid, None)
+        if facts is not None and not facts.still_hold():
             return None
         return facts
 
     def keep(self, facts: Facts) -> None:
         """Remember what was found out; these facts ask nothing more."""
         facts.stop_asking()
-        if len(self._owners) >= MAX_OWNERS:
-            self._owners.clear()
-        self._owners[facts.uid] = facts
+        with self._lock:
+            self._owners.pop(facts.uid, None)
+            if facts.still_hold():
+                self._owners[facts.uid] = facts
+            self._drop(MAX_OWNERS)
+
+    def forget(self) -> None:
+        """Drop what no longer holds."""
+        with self._lock:
+            self._drop(MAX_OWNERS)
+
+    def _drop(self, most: int) -> None:
+        while self._owners:
+            first = next(iter(self._owners))
+            if len(self._owners) <= most and self._owners[first].still_hold():
+                break
+            del self._owners[first]

@@ -7,7 +7,7 @@ import os
 from lookup.config import system_file
 
 from ..answer import load_system_file
-from .workers import NO_OWNER
+from .workers import SYSTEM_FILE
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class SystemFile:
                 self._put_in_force(system)
                 self._log.write(self._log.INFO, "the configuration was read again")
 
-        self._in_thread(NO_OWNER, self._load, None).addCallbacks(put_in_force, self._keep_the_old)
+        self._in_thread(SYSTEM_FILE, self._load, None).addCallbacks(put_in_force, self._keep_the_old)
 
     def _load(self, once: list[None]) -> Iterator[System | None]:
         """Run in a thread."""

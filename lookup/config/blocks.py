@@ -112,15 +112,37 @@ def _is_within(packed: bytes, network: Network) -> bool:
     return not differ >> (8 * len(address) - bits)
 
 
+class _File:
+    """What remains of a file's words for those who only need to know which file it is."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+
 class _Placed:
-    """What stands somewhere in a file: ``path``, ``line`` (from 1), and both as text."""
+    """What stands somewhere in a file: ``path``, ``line`` (from 1), and both as text.
+
+    A pickle of it has the place, without the words of the file around it.
+    """
 
     __slots__ = ("_line", "_words", "at")
 
-    def __init__(self, words: Words, at: int) -> None:
+    def __init__(self, words: Words | _File, at: int) -> None:
         self._words = words
         self._line = 0
         self.at = at
+
+    def __getstate__(self) -> dict[str, object]:
+        names = [name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ())]
+        state = {name: getattr(self, name) for name in names}
+        state["_words"], state["_line"] = _File(self.path), self.line
+        return state
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
 
     @property
     def path(self) -> str:
@@ -129,7 +151,7 @@ class _Placed:
     @property
     def line(self) -> int:
         # Found when it is asked for: of thousands of blocks, one decides.
-        if not self._line:
+        if not self._line and not isinstance(self._words, _File):
             self._line = self._words.place(self.at)[0]
         return self._line
 

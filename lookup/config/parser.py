@@ -151,7 +151,7 @@ class Parser:
         return text
 
     def unresolvable(self, resolve: Resolve) -> list[Notice]:
-        """Give notice of host names that have no addresses, and return those notices. May block as the resolver does."""
+        """Give notice of host names that have no addresses, and return those. May block as the resolver does."""
         missing = []
         for name, at in self.hosts.items():
             found = resolve(name, 0)
