@@ -210,6 +210,8 @@ class Facts:
         login = self.login()
         if isinstance(login, Unknown):
             return login
+        if not self._home.startswith("/"):
+            return user_file.UserFile()
         try:
             if self._read is not None:
                 return self._read(self.uid, self._home)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .readers import Readers
 
-    Question = tuple[Owner, Address, Address, "System | None"]
+    Question = tuple[Owner, Address, Address, "System | Unknown | None"]
 
 
 class Pending:
@@ -73,13 +73,13 @@ class Lookups:
     """Asks the kernel at once, and leaves to others what may block: to a thread, or to a process that reads files."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, system: System | None, limit: int, complain: Callable[[str], object],
-        readers: Readers, sub_ids: SubIds,
+        self, loop: asyncio.AbstractEventLoop, system: System | Unknown | None, limit: int,
+        complain: Callable[[str], object], readers: Readers, sub_ids: SubIds,
     ) -> None:  # fmt: skip
-        """:param system: what the system file allows. :param limit: how many connections may be open.
+        """:param system: what the system file allows, or why it can't be obeyed.
 
-        :param complain: called with what keeps others from working. :param readers: who reads users' files.
-        :param sub_ids: says whose a uid is.
+        :param limit: how many connections may be open. :param complain: called with what keeps others from working.
+        :param readers: who reads users' files. :param sub_ids: says whose a uid is.
         """
         self._loop = loop
         self._system = system
@@ -90,7 +90,7 @@ class Lookups:
         self._readers = readers
         self._diag: SockDiag | None = None
 
-    def use(self, system: System | None) -> None:
+    def use(self, system: System | Unknown | None) -> None:
         """Have another system file count for every query from here on."""
         self._system = system
 

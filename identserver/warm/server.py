@@ -38,7 +38,7 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     """Serve listening sockets from one warm process (inetd ``wait``, systemd ``Accept=no``, or our own).
 
     :param background: leave whoever started us behind, once nothing can go wrong any more.
-    :raises IdentError: the system file can't be obeyed. :raises UsageError, OSError: root can't be given up.
+    :raises UsageError, OSError: root can't be given up.
     """
     # Before it is read, so that a change meanwhile is noticed.
     seen = reloading.signature(options)
@@ -65,7 +65,7 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
         readers.start()  # while there is one thread
     limit = connection_limit(options.limit)
     lookups = Lookups(loop, system, limit, complain, readers, sub_ids)
-    system_file = reloading.SystemFile(options, seen, lookups.in_thread, lookups.use, log)
+    system_file = reloading.SystemFile(options, seen, system, lookups.in_thread, lookups.use, log)
     try:
         Server(listeners, options, log, idle, limit, loop, lookups, system_file, complain).run()
     finally:

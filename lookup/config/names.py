@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import time
@@ -195,6 +196,8 @@ class Resolver(_Bounded):
             raise
 
     def _packed(self, name: HostName, family: int) -> tuple[bytes, ...]:
+        # Otherwise the C library, without a host.conf(5) that says so, reads only a name's first line in /etc/hosts.
+        os.environ.setdefault("RESOLV_MULTI", "on")
         found = self.within(socket.getaddrinfo, bytes(name), None, family, socket.SOCK_STREAM)
         return tuple(dict.fromkeys(pack(str(one[4][0]).partition("%")[0])[0] for one in found))
 
