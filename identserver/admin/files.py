@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lookup.config import system_file, user_file
-from lookup.errors import ConfigError
+from lookup.errors import ConfigError, IdentError, Unknown
 from lookup.users import names
 
 from ..options import UsageError
@@ -34,8 +34,13 @@ def check_files(options: Options) -> bool:
 
 
 def _uid(user: str) -> int:
-    """Return the uid that a login name or a number stands for. :raises UsageError: none."""
+    """Return the uid that a login name or a number stands for.
+
+    :raises UsageError: none. :raises IdentError: that can't be found out.
+    """
     uid = names.uid_of(os.fsencode(user))
+    if isinstance(uid, Unknown):
+        raise IdentError(f"nobody can tell who {user} is: {uid.reason}")
     if uid is None and user.isdecimal():
         uid = int(user)
     if uid is None or uid > names.LAST_UID:
@@ -65,7 +70,11 @@ def _check_users_file(uid: int) -> bool:
     home = names.home(uid)
     become_owner(uid)
     notices: list[Notice] = []
-    found = user_file.read(uid, home, notices=notices)
+    try:
+        found = user_file.read(uid, home, notices=notices)
+    except IdentError as error:
+        show(f"error: {error.detail}")
+        return False
     for is_error, note in found.notes:
         show(f"error: {note}" if is_error else f"file     {note}")
     if found.path and (note := note_for_nobody(found.path, uid)):
