@@ -1,0 +1,113 @@
+"""What is said about a connection is what the whole file says, and what is remembered of files has a bound?"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lookup.config import excerpts as room
+from lookup.config import user_file
+from lookup.config.blocks import pack_end
+from lookup.config.excerpts import Excerpts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lookup.config.user_file import UserFile
+
+ENDS = ("127.0.0.1", 40000), ("10.0.0.9", 6667)
+
+
+def write(home: Path, text: str) -> None:
+    """Write our file, as if long ago."""
+    path = home / ".oidentd.conf"
+    path.write_text(text)
+    os.utime(path, (1, 1))
+
+
+def decides(found: UserFile) -> str:
+    """Return the statement that decides about `ENDS`, and where it stands."""
+    server, client = map(pack_end, ENDS)
+    for block in reversed(found.blocks):
+        if block.where.matches_packed(server, client):
+            return f"{block.statement} {block.rule}"
+    return ""
+
+
+BLOCKS = st.sampled_from([
+    "global", "to 10.0.0.9", "to 10.0.0.0/8", "to 10.0.0.8", "fport 6667", "lport 1:39999", "from 127.0.0.1 lport 40000",
+])  # fmt: skip
+
+
+@given(st.lists(BLOCKS, max_size=8))
+def test_an_excerpt_decides_as_the_whole_file(tmp_path_factory: pytest.TempPathFactory, blocks: list[str]) -> None:
+    """The same block decides, at the same place, after a way through a pipe; and what can't decide is left out."""
+    home = tmp_path_factory.mktemp("home")
+    write(home, "\n".join(f'{where} {{ reply "{number}" }}' for number, where in enumerate(blocks)))
+    whole = user_file.read(os.getuid(), str(home))
+    excerpt, other = pickle.loads(pickle.dumps(Excerpts().about(os.getuid(), str(home), [ENDS, ENDS])))
+    assert decides(excerpt) == decides(other) == decides(whole)
+    assert len(excerpt.blocks) <= 1
+    assert excerpt.report() == whole.report()
+
+
+def test_mistakes_are_reported_each_time(tmp_path: Path) -> None:
+    """A file that does not parse is no unknown; what is wrong with it is said again, though it is read once."""
+    write(tmp_path, "global {")
+    excerpts = Excerpts()
+    first, second = (pickle.loads(pickle.dumps(excerpts.about(os.getuid(), str(tmp_path), [ENDS])))[0] for _ in "12")
+    assert first.error is not None
+    assert first.report() == second.report() == user_file.read(os.getuid(), str(tmp_path)).report()
+
+
+def test_a_change_is_noticed_at_once(tmp_path: Path) -> None:
+    """A file of the same size and time, whose content is another, is another file."""
+    excerpts = Excerpts()
+    for name in ("one", "two", "one"):
+        write(tmp_path, f'global {{ reply "{name}" }}')
+        assert decides(excerpts.about(os.getuid(), str(tmp_path), [ENDS])[0]).startswith(f'reply "{name}"')
+
+
+def test_one_content_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D6. Thousands of blocks are understood once, however often they are asked for."""
+    parsed = []
+    real = room.parse_without_names
+    monkeypatch.setattr(room, "parse_without_names", lambda *arguments: (parsed.append(1), real(*arguments))[1])
+    write(tmp_path, "to 1.2.3.4{hide}" * 3800)
+    excerpts = Excerpts()
+    for _ in range(3):
+        assert excerpts.about(os.getuid(), str(tmp_path), [ENDS])[0].blocks == []
+    assert len(parsed) == 1
+
+
+def test_what_is_remembered_has_a_bound(tmp_path: Path) -> None:
+    """D10. A hundred files of 64 KiB take as much memory as four; and nothing is left after `forget`."""
+    excerpts = Excerpts()
+    for number in range(100):
+        write(tmp_path, "to 1.2.3.4{hide}" * 3800 + f"# {number}")
+        excerpts.about(os.getuid(), str(tmp_path), [ENDS])
+        assert sum(len(content) for content, _ in excerpts._parsed) <= room.MAX_OCTETS
+    excerpts.forget()
+    assert not excerpts._parsed
+    assert not excerpts._resolved
+
+
+def test_addresses_of_names_are_not_remembered_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W10. They count from when they were asked for."""
+    asked = []
+    real = room.parse
+    monkeypatch.setattr(room, "parse", lambda fetched: (asked.append(1), time.sleep(0.6), real(fetched))[2])
+    write(tmp_path, 'to localhost { reply "x" }')
+    excerpts = Excerpts()
+    for _ in range(2):
+        excerpts.about(os.getuid(), str(tmp_path), [ENDS])
+    assert len(asked) == 1
+    time.sleep(0.5)
+    excerpts.about(os.getuid(), str(tmp_path), [ENDS])
+    assert len(asked) == 2

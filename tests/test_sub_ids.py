@@ -1,0 +1,52 @@
+"""Whose are the uids of a container?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lookup.users import sub_ids as room
+from lookup.users.sub_ids import SubIds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def subuid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file for /etc/subuid."""
+    path = tmp_path / "subuid"
+    monkeypatch.setattr(room, "SUBUID", str(path))
+    return path
+
+
+def test_ranges(subuid: Path) -> None:
+    """The first and the last uid of a range are its user's, by name or by number; others are their own."""
+    subuid.write_text("root:100000:65536\n1001:165536:65536\n\n# nonsense\nx:y:z\nroot:5:\nroot:500000:1\n")
+    found = SubIds()
+    assert found.have_changed()
+    found.read()
+    assert not found.have_changed()
+    for uid, holder in {
+        0: 0, 99999: 99999, 100000: 0, 165535: 0, 165536: 1001, 231071: 1001, 231072: 231072, 500000: 0, 500001: 500001,
+        -1: -1, -2: -2,
+    }.items():  # fmt: skip
+        assert found.holder(uid) == holder
+
+
+def test_a_name_that_nobody_has(subuid: Path) -> None:
+    """It is one holder all the same, and no user."""
+    subuid.write_text("identd-nobody:100000:10\nidentd-nobody:200000:10\nidentd-other:300000:10\n")
+    found = SubIds()
+    found.read()
+    assert found.holder(100000) == found.holder(200009) < 0
+    assert found.holder(300000) not in (found.holder(100000), 300000)
+
+
+def test_no_file(subuid: Path) -> None:
+    """Then everybody is their own."""
+    found = SubIds()
+    assert not found.have_changed()
+    found.read()
+    assert found.holder(100000) == 100000
