@@ -202,3 +202,17 @@ def test_what_names_make_of_it(etc: Path) -> None:
     with pytest.raises(IdentError) as caught:
         names.entry(uid)
     assert caught.value.uid == uid
+
+
+def test_a_library_that_hides_that_its_daemon_is_down(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fedora's libnss_sss says "no such user" then: its no counts while the daemon takes connections."""
+    monkeypatch.setattr(library, "knows", lambda service, user: False)
+    monkeypatch.setattr(services, "_DAEMONS", {b"sss": str(etc / "nss")})
+    (etc / "nsswitch.conf").write_text("passwd: files sss\n")
+    with daemon(etc / "nss", lambda connection: None):
+        assert not services.knows(b"carol")
+    with pytest.raises(IdentError):
+        services.knows(b"carol")
+    (etc / "nss").unlink()
+    with pytest.raises(IdentError):
+        services.knows(b"carol")

@@ -195,3 +195,10 @@ def test_a_library_that_cannot_be_loaded(town: Town, folder: Path) -> None:
     library = "libnss_hesiod.so.2"  # of the C library itself
     paths = [str(path) for top in ("/lib", "/usr/lib") for path in Path(top).glob(f"**/{library}")]
     is_unknown([*asking(folder, "files hesiod"), *failing("openat:error=EMFILE", *paths)], town)
+
+
+@pytest.mark.parametrize("error", ["EMFILE", "EIO"])
+def test_systemds_services_cannot_be_listed(town: Town, folder: Path, error: str) -> None:
+    """Their library says "no such user" then, too."""
+    words = asking(folder, "files systemd")
+    is_unknown([*words, *failing(f"openat:error={error}", "/run/systemd/userdb")], town)
