@@ -88,5 +88,6 @@ def _ask(getpw: Callable[[Key], pwd.struct_passwd], key: Key, user: bytes | int)
         return getpw(key)
     except KeyError:
         raise IdentError("the name service does not find a user who is in its database") from None
-    except MemoryError:
-        raise IdentError("the name service can't be asked: no memory") from None
+    except (MemoryError, ImportError) as error:
+        # ENOMEM; or `services` is closed to us since root was given up.
+        raise IdentError(f"the name service can't be asked: {str(error) or 'no memory'}") from None

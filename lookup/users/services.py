@@ -157,7 +157,7 @@ def _files_know(user: bytes | int) -> bool:
         # ENOENT, too: the service "files" is listed, and has no file. EMFILE, ENFILE: out of descriptors.
         # EACCES: a sandbox.
         raise IdentError(f"{PASSWD} can't be read: {error.strerror}") from None
-    if (user if isinstance(user, bytes) else b"%d:" % user) not in data:
+    if (user if isinstance(user, bytes) else b"%d" % user) not in data:
         return False
     # line = name ":" password ":" uid ":" gid ":" gecos ":" directory ":" shell
     entries = (line.split(b":") for line in data.split(b"\n"))
