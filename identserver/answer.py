@@ -138,10 +138,15 @@ class Lookups:
 
     def _look_up(self, server: Address, client: Address) -> Answer:
         import lookup  # what it needs is imported once there is a query to look up
-        from lookup.owner import Facts, answer
 
-        owner = lookup.find(server, client)
-        found = answer(owner, server, client, self._load(), Facts(owner.uid, self._fetch))
+        try:
+            from lookup.owner import Facts, answer
+
+            owner = lookup.find(server, client)
+            found = answer(owner, server, client, self._load(), Facts(owner.uid, self._fetch))
+        except ImportError as error:
+            # Python, or a package of ours, is closed to us, or not whole.
+            raise IdentError(f"can't be imported: {error}") from None
         if isinstance(found, Unknown):
             raise IdentError(found.reason, owner.uid)
         return found

@@ -94,7 +94,8 @@ def _drop_capabilities() -> None:
 
     # struct __user_cap_header_struct and __user_cap_data_struct (linux/capability.h): version 3, this thread, none.
     header, none = (0x20080522).to_bytes(4, sys.byteorder) + bytes(4), bytes(24)
-    if _ctypes.call_function(_ctypes.dlsym(_ctypes.dlopen(None, 0), "capset"), (header, none)):
+    library = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3) takes a null pointer: what is loaded
+    if _ctypes.call_function(_ctypes.dlsym(library, "capset"), (header, none)):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
     if seen and _capable():
         raise UsageError("root's capabilities can't be given up")

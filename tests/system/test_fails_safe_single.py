@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
-from helpers.machine import IDENTD, NOBODY, ROOT, program
-from helpers.pairs import PATIENCE, Pair, me, named
-from helpers.residents import system_file
-from helpers.single_shot import COMMAND, handler
+from helpers.installed import readable_folder
+from helpers.logs import received, syslog
+from helpers.machine import IDENTD, NOBODY, ROOT, only_root, program
+from helpers.pairs import Pair, named
+from helpers.single_shot import COMMAND, handler, private_dev
+from helpers.superservers import BECOME_NOBODY
 from helpers.warm import status, warming
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 pytest_plugins = ["helpers.people"]
 
@@ -40,7 +49,7 @@ def test_no_capability_is_left_in_the_warm_process(pair: Pair) -> None:
 def test_no_capability_is_left_in_a_single_shot(pair: Pair, options: tuple[str, ...]) -> None:
     """So it is where a process answers one query: it has none when the query comes."""
     code = (
-        "import os, sys; sys.path.insert(0, {root!r}); import identd, identserver.single as s\n"
+        f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); import identd, identserver.single as s\n"
         "read = s.SocketTransport.read\n"
         "def look(self):\n"
         "    lines = open('/proc/self/status').read().splitlines()\n"
@@ -48,7 +57,7 @@ def test_no_capability_is_left_in_a_single_shot(pair: Pair, options: tuple[str, 
         "    return read(self)\n"
         "s.SocketTransport.read = look\n"
         "sys.exit(identd.main(sys.argv[1:]))"
-    ).format(root=str(ROOT))
+    )
     command = [program("setpriv"), KEEPING, sys.executable, "-c", code]
     with handler(*options, command=command) as served:
         assert served.ask(pair.query + b"\r\n") == named(pair)
@@ -63,3 +72,48 @@ def test_capabilities_that_cant_be_given_up() -> None:
         assert served.read() == b""
         assert "can't become user nobody: Operation not permitted" in served.log()
         assert served.status() == 1
+
+
+# P3: a start that fails.
+
+
+@pytest.fixture
+def closed(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """An identd one of whose packages is closed to other users, as pip leaves it under umask 077."""
+    only_root()
+    with readable_folder() as folder:
+        for package in ("identserver", "lookup"):
+            shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(IDENTD, folder)
+        (folder / request.param).chmod(0o700)
+        yield [sys.executable, str(folder / IDENTD.name)]
+
+
+CLOSED = pytest.mark.parametrize("closed", ["identserver", "lookup", "lookup/kernel"], indirect=True)
+
+
+@CLOSED
+def test_a_package_that_is_closed_says_nothing_to_the_client(closed: list[str], tmp_path: Path) -> None:
+    """Descriptor 2 is the client's connection: the client gets nothing, or one reply; the log says what is wrong."""
+    log = tmp_path / "log"
+    with syslog(log) as daemon, handler(
+        command=[*private_dev(tmp_path, log), *BECOME_NOBODY, *closed], stderr=subprocess.STDOUT
+    ) as served:
+        reply = b""
+        with contextlib.suppress(ConnectionResetError):
+            served.client.sendall(b"1,2\r\n")
+            reply = served.read()
+        served.status()
+        logged = b"\n".join(received(daemon))
+    assert reply in (b"", b"1,2:ERROR:UNKNOWN-ERROR\r\n")
+    assert b"No module named" in logged or b"can't be imported" in logged or b"cannot import" in logged
+
+
+@CLOSED
+def test_a_package_that_is_closed_is_told_where_a_person_reads(closed: list[str]) -> None:
+    """Where standard error is another place, it has one line and no traceback."""
+    with handler("-S", command=[*BECOME_NOBODY, *closed]) as served:
+        with contextlib.suppress(OSError):  # it has gone
+            served.client.sendall(b"1,2\r\n")
+        log = served.log()
+    assert "Traceback" not in log
