@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 import pytest
 from helpers.installed import readable_folder
 from helpers.logs import received, syslog
-from helpers.machine import IDENTD, NOBODY, ROOT, only_root, program
+from helpers.machine import AS_NOBODY, IDENTD, NOBODY, ROOT, only_root, program
 from helpers.pairs import Pair, named
+from helpers.residents import system_file
 from helpers.single_shot import COMMAND, handler, private_dev
 from helpers.superservers import BECOME_NOBODY
-from helpers.warm import status, warming
+from helpers.warm import log_of, status, warming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from helpers.residents import Resident
 
 pytest_plugins = ["helpers.people"]
 
@@ -117,3 +121,52 @@ def test_a_package_that_is_closed_is_told_where_a_person_reads(closed: list[str]
             served.client.sendall(b"1,2\r\n")
         log = served.log()
     assert "Traceback" not in log
+
+
+# P5: the log.
+
+#: Asks an identd under a system file, and returns the reply and the log.
+Ask = Callable[[str, bytes], "tuple[bytes, str]"]
+
+
+def uids_of(log: str) -> list[int]:
+    """Return the uids in a log, in order."""
+    return [int(uid) for uid in re.findall(r"\buid ([0-9]+)", log)]
+
+
+@pytest.fixture(params=["single", "warm"])
+def logged(request: pytest.FixtureRequest) -> Ask:
+    """Asks an identd under a system file, in one of both forms, and returns the reply and the log."""
+
+    def ask(system: str, query: bytes) -> tuple[bytes, str]:
+        if request.param == "single":
+            with handler("-S", "-C", system, **AS_NOBODY) as served:
+                return served.ask(query + b"\r\n"), served.log()
+        with warming("-S", "-C", system, stderr=subprocess.PIPE) as warm:
+            return warm.ask(query + b"\r\n"), log_of(warm)
+
+    return ask
+
+@pytest.mark.parametrize(
+    "name", ["x (bob, uid 5002, sock_diag, rule /etc/oidentd.conf:1)", "uid 5002, bob: x", "x" * 511]
+)
+def test_the_owners_uid_is_logged_first(carol: Resident, ports: str, logged: Ask, name: str) -> None:
+    """What she chooses looks like the rest of a line, or is so long that receivers cut off what follows."""
+    carol.write(f'global {{ reply "{name}" }}')
+    with system_file("default { default { allow spoof } }") as path:
+        reply, log = logged(str(path), ports.encode())
+    assert reply.endswith(b":" + name.encode() + b"\r\n")
+    (line,) = [line for line in log.splitlines() if "was told" in line]
+    assert uids_of(line[:400])[0] == carol.uid
+    assert line.index(f"uid {carol.uid}") < line.index(name)
+
+
+def test_the_owners_uid_is_logged_before_what_is_wrong_with_their_file(
+    carol: Resident, ports: str, logged: Ask
+) -> None:
+    """What the log quotes of a file is her choice as well."""
+    carol.write('global { "(bob, uid 5002, sock_diag" }')
+    with system_file("default { default { allow spoof } }") as path:
+        _, log = logged(str(path), ports.encode())
+    quoting = [line for line in log.splitlines() if "5002" in line]
+    assert quoting and all(uids_of(line)[0] == carol.uid for line in quoting)
