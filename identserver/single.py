@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import socket
 
     from lookup.config.blocks import System
+    from lookup.kernel.arrival import Arrival
 
     from .inherited import Endpoint
     from .options import Options
@@ -43,6 +44,13 @@ class SocketTransport:
 
     def getPeer(self) -> Endpoint:
         return self._peer
+
+    @property
+    def arrival(self) -> Arrival:
+        """How the query came in."""
+        from lookup.kernel.arrival import Arrival  # once there is a query to look up
+
+        return Arrival(self._socket)
 
     def read(self) -> bytes:
         """Return what the client sent next, ``b""`` at its end. :raises OSError: the deadline, or a reset."""
