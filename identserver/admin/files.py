@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lookup.config import system_file, user_file
-from lookup.errors import ConfigError
+from lookup.errors import ConfigError, IdentError
 from lookup.users import names
 
 from ..options import UsageError
@@ -65,7 +65,11 @@ def _check_users_file(uid: int) -> bool:
     home = names.home(uid)
     become_owner(uid)
     notices: list[Notice] = []
-    found = user_file.read(uid, home, notices=notices)
+    try:
+        found = user_file.read(uid, home, notices=notices)
+    except IdentError as error:
+        show(f"error: {error.detail}")
+        return False
     for is_error, note in found.notes:
         show(f"error: {note}" if is_error else f"file     {note}")
     if found.path and (note := note_for_nobody(found.path, uid)):

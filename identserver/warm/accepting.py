@@ -31,24 +31,31 @@ RECOVER_SECONDS = 60.0
 
 _AT_THE_LIMIT = "the limit of connections is reached"
 
+#: What accept(2) says of a socket that listens no more, and never will for us. EINVAL: somebody who has it called
+#: shutdown(2). EBADF, ENOTSOCK, EOPNOTSUPP: it is gone, or something else by now.
+_GONE = (errno.EINVAL, errno.EBADF, errno.ENOTSOCK, errno.EOPNOTSUPP)
+
 
 class Acceptor:
     """Accepts from the listening sockets, and ends the connections that have to make room."""
 
     def __init__(
         self, listeners: Sequence[socket.socket], limit: int, connections: Connections, deadlines: Deadlines,
-        loop: asyncio.AbstractEventLoop, complain: Callable[[str], object],
+        loop: asyncio.AbstractEventLoop, complain: Callable[[str], object], when_none: Callable[[], object],
     ) -> None:  # fmt: skip
-        """:param limit: how many connections may be open. :param complain: called with what ends connections."""
-        self._listeners, self._connections, self._deadlines = listeners, connections, deadlines
-        self._loop, self._complain = loop, complain
+        """:param limit: how many connections may be open. :param complain: called with what ends connections.
+
+        :param when_none: called when no socket listens any more.
+        """
+        self._listeners, self._connections, self._deadlines = list(listeners), connections, deadlines
+        self._loop, self._complain, self._when_none = loop, complain, when_none
         self._limit = self._most = limit
-        self._were_blocking: list[bool] = []
+        self._were_blocking: dict[socket.socket, bool] = {}
         self._accepting = self._stopped = False
 
     def start(self) -> None:
         """Take over the listening sockets, and accept."""
-        self._were_blocking = [os.get_blocking(listener.fileno()) for listener in self._listeners]
+        self._were_blocking = {listener: os.get_blocking(listener.fileno()) for listener in self._listeners}
         for listener in self._listeners:
             listener.setblocking(False)
             listener.listen(BACKLOG)
@@ -61,8 +68,8 @@ class Acceptor:
 
     def give_back(self) -> None:
         """Leave the listening sockets as they came: inetd's or systemd's next server gets them."""
-        for listener, blocking in zip(self._listeners, self._were_blocking):
-            os.set_blocking(listener.fileno(), blocking)
+        for listener in self._listeners:
+            os.set_blocking(listener.fileno(), self._were_blocking[listener])
 
     def _accept_again(self) -> None:
         if not self._accepting and not self._stopped:
@@ -77,6 +84,7 @@ class Acceptor:
 
     def _accept(self, listener: socket.socket) -> None:
         """Accept what waits in a listener's queue, or as much of it as there is room for."""
+        failed = 0
         for _ in range(ACCEPT_BATCH):
             full = len(self._connections) >= self._limit
             if full and self._deadlines.first_to_go() is None:
@@ -93,11 +101,25 @@ class Acceptor:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     self._run_out(error)
                     return
+                if error.errno in _GONE:
+                    self._give_up(listener, error)
+                    return
+                failed += 1
                 continue
             if full:
                 # Only now: before, there may have been no newcomer to make room for.
                 self._make_room(_AT_THE_LIMIT)
             self._connections.begin(connected, address)
+        if failed == ACCEPT_BATCH:
+            self._pause()  # whatever it is, it is not one connection's
+
+    def _give_up(self, listener: socket.socket, error: OSError) -> None:
+        """Accept no more from a socket that listens no more: it would be ready, and fail, for ever."""
+        self._complain(f"a socket is given up, for it listens no more: {error.strerror}")
+        self._loop.remove_reader(listener)
+        self._listeners.remove(listener)
+        if not self._listeners:
+            self._when_none()
 
     def _run_out(self, error: OSError) -> None:
         """Go on with fewer connections, where one more can't be had."""

@@ -95,7 +95,7 @@ class Server:
         new_protocol = functools.partial(AnsweringServer, options, log, lookups.look_up)
         self._connections = Connections(new_protocol, self._deadlines, loop, log)
         limit = connection_limit(options.limit)
-        self._acceptor = Acceptor(listeners, limit, self._connections, self._deadlines, loop, complain)
+        self._acceptor = Acceptor(listeners, limit, self._connections, self._deadlines, loop, complain, self.stop)
         #: Whatever begins between two looks at the deadlines has its own at least so many seconds later.
         self._shortest = min(filter(None, (options.timeout, idle, LINGER_SECONDS)))
         self._stopping = self._reminded = False

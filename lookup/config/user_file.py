@@ -11,7 +11,7 @@ import os
 import stat
 import time
 
-from ..errors import ConfigError
+from ..errors import ConfigError, IdentError
 from .grammar import parse_user, parse_without_names
 
 TYPE_CHECKING = False  # see connection.py
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from .blocks import UserBlock
     from .words import Notice
+
+    #: Returns the blocks of a file, and whether that is all that can be known of them.
+    Parse = Callable[[bytes, str], tuple[list[UserBlock], bool]]
 
 #: Below the home directory; the second counts only where the first can't be used.
 FILES = (".config/oidentd.conf", ".oidentd.conf")
@@ -37,6 +40,9 @@ QUIET = 0.05
 
 #: Seconds between two readings of a file that is being written.
 _PAUSE = 0.005
+
+_NOT_REGULAR = "not a regular file"
+_HIDDEN = "hidden from this process (ProtectHome= in a unit does that)"
 
 
 class Fetched:
@@ -117,28 +123,43 @@ class UserFile:
 
 
 class _Unusable(Exception):
-    """The file can't be used; the next one may be. ``args``: whether that is worth a line in the log, and why."""
+    """The file can't be used; the next one may be.
+
+    ``args``: whether that is worth a line in the log; why; and whether it looks as if there were none for us.
+    """
 
 
-def fetch(uid: int, home: str, kept: Callable[[str], str] | None = None) -> Fetched:
+def fetch(
+    uid: int, home: str, kept: Callable[[str], str] | None = None, parse: Parse = parse_without_names
+) -> Fetched:
     """Read the file of a user that counts, with the privileges that the process has. No host name is resolved.
+
+    That there is no file, or that it is closed to us, is an answer: its owner wishes nothing. Everything else may hide
+    a file that says anything.
 
     May block for `PATIENCE`, and as the file system does (NFS); the caller holds the deadline.
 
     :param uid: the owner's: the file must be theirs (after following links).
     :param home: their home directory; ``""`` or a relative one: they have none.
     :param kept: returns what keeps another reader from a file (``""``: nothing does), to find what that reader would.
+    :param parse: `grammar.parse_without_names`, or what remembers its results.
+    :raises IdentError: what the file says could not be found out.
     """
     fetched = Fetched()
     for name in FILES if home.startswith("/") else ():
         path = os.path.join(home, name)
         try:
             if kept is not None and (why := kept(path)):
-                raise _Unusable(False, why)
-            _read_whole(path, uid, fetched)
+                raise _Unusable(False, why, False)
+            _read_whole(path, uid, fetched, parse)
         except _Unusable as reason:
+            if reason.args[2] and _is_hidden(path, home, uid):
+                raise IdentError(f"{path}: {_HIDDEN}", uid) from None
             fetched.notes.append((reason.args[0], f"{path}: {reason.args[1]}"))
             continue
+        except OSError as error:
+            # EIO, ESTALE, EMFILE, ENFILE, ENOMEM, ELOOP, ENAMETOOLONG ...: a file may be there, and say "hide".
+            raise IdentError(f"{path}: {error.strerror}", uid) from None
         fetched.path = path
         break
     return fetched
@@ -165,23 +186,34 @@ def parse(fetched: Fetched, notices: list[Notice] | None = None) -> UserFile:
 def read(
     uid: int, home: str, kept: Callable[[str], str] | None = None, notices: list[Notice] | None = None
 ) -> UserFile:
-    """Fetch and parse in one."""
+    """Fetch and parse in one, with what they raise."""
     return parse(fetch(uid, home, kept), notices)
 
 
-def _read_whole(path: str, uid: int, fetched: Fetched) -> None:
+def _is_hidden(path: str, home: str, uid: int) -> bool:
+    """Return whether a sandbox keeps a file from us. :raises IdentError: that can't be found out."""
+    from .sandbox import hides  # only where there is no file
+
+    try:
+        return hides(path, home)
+    except OSError as error:
+        # EIO and the like, on the way there or in /proc. ENOENT, EACCES: there is no /proc for us.
+        raise IdentError(f"{path}: whether it is hidden from this process: {error.strerror}", uid) from None
+
+
+def _read_whole(path: str, uid: int, fetched: Fetched, parse: Parse) -> None:
     """Read one file, again and again while somebody writes it, until its content parses and says something.
 
     If none does in time, the content that counts is the first one that does not parse: it is an error.
 
-    :raises _Unusable: it must not be read.
+    :raises _Unusable: it must not be read. :raises OSError: whether it may be read could not be found out.
     """
     errors: dict[bytes, bool] = {}
     for content in _contents(path, uid):
         if content in errors:
             continue
         try:
-            blocks, complete = parse_without_names(content, path)
+            blocks, complete = parse(content, path)
         except ConfigError:
             errors[content] = True
             continue
@@ -197,7 +229,7 @@ def _contents(path: str, uid: int) -> Iterator[bytes]:
 
     While nobody takes that, look again until `PATIENCE` is over, and then yield all that was seen.
 
-    :raises _Unusable: it must not be read.
+    :raises _Unusable, OSError: as `_read`.
     """
     deadline = time.monotonic() + PATIENCE
     seen: dict[bytes, float] = {}
@@ -238,39 +270,43 @@ def _best_first(seen: dict[bytes, float]) -> list[bytes]:
 def _read(path: str, uid: int) -> tuple[bytes, float]:
     """Return a file's content, and for how many seconds it has been that.
 
-    :raises _Unusable: it must not be read.
+    :raises _Unusable: it must not be read. :raises OSError: the file system, or this host, fails.
     """
     try:
         # Before it is opened too: to open a FIFO, a tape or a watchdog has effects.
-        _check(os.stat(path), uid)
+        _check(os.stat(path), uid, path)
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
         # ENOENT, ENOTDIR: they have none. EACCES: it, or their home, is closed to us: their choice.
-        quiet = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
-        # ELOOP, EIO, ESTALE, ENAMETOOLONG ...: something is wrong there.
-        raise _Unusable(not quiet, error.strerror) from None
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+            raise _Unusable(False, error.strerror, True) from None
+        # ENXIO, ENODEV: it was changed for a socket or a device after we had looked.
+        if error.errno in (errno.ENXIO, errno.ENODEV):
+            raise _Unusable(True, _NOT_REGULAR, False) from None
+        raise
     try:
         # A link may point elsewhere by now; what was opened no longer changes.
-        _check(os.fstat(fd), uid)
+        _check(os.fstat(fd), uid, path)
         content = b""
         # A file may be shorter than it was, or grow without end.
         while len(content) <= MAX_SIZE and (more := os.read(fd, MAX_SIZE + 1 - len(content))):
             content += more
         # Asked last: no change up to now has been missed, not even one while it was read.
         age = time.time() - os.fstat(fd).st_mtime
-    except OSError as error:
-        # EIO, ESTALE: its file system failed.
-        raise _Unusable(True, error.strerror) from None
     finally:
         os.close(fd)
     if len(content) > MAX_SIZE:
-        raise _Unusable(True, f"larger than {MAX_SIZE} octets")
+        raise _Unusable(True, f"larger than {MAX_SIZE} octets", False)
     return content, age
 
 
-def _check(status: os.stat_result, uid: int) -> None:
+def _check(status: os.stat_result, uid: int, path: str) -> None:
     """Raise `_Unusable` where a file is not regular, or not the owner's."""
     if not stat.S_ISREG(status.st_mode):
-        raise _Unusable(True, "not a regular file")
+        raise _Unusable(True, _NOT_REGULAR, False)
     if status.st_uid != uid:
-        raise _Unusable(True, f"belongs to uid {status.st_uid}, not to the owner of the connection ({uid})")
+        from .sandbox import is_a_cover  # few files are another's
+
+        if is_a_cover(path, status):
+            raise OSError(errno.EPERM, _HIDDEN)
+        raise _Unusable(True, f"belongs to uid {status.st_uid}, not to the owner of the connection ({uid})", False)
