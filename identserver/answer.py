@@ -161,7 +161,7 @@ class Lookups:
 
             owner = lookup.find(server, client, arrival)
             self._uid = owner.uid
-            found = answer(owner, server, client, self._load(), Facts(owner.uid, self._fetch))
+            found = answer(owner, server, client, self._load(), Facts(owner.uid, self._fetch), arrival)
         except ImportError as error:
             # Python, or a package of ours, is closed to us, or not whole.
             raise IdentError(f"can't be imported: {error}") from None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lookup.connection import Address, Owner
     from lookup.kernel.arrival import Arrival
 
-    Question = tuple[Owner, Address, Address, "System | None"]
+    Question = tuple[Owner, Address, Address, "System | None", "Arrival | None"]
 
 
 #: How many queries may wait until somebody accepts the connection that they are about; and how many of one asker.
@@ -150,7 +150,7 @@ class Lookups:
             found = answer(owner, server, client, self._system, facts)
             if not isinstance(found, Unknown):
                 return found
-        return self.in_thread(owner.uid, self._answer, (owner, server, client, self._system))
+        return self.in_thread(owner.uid, self._answer, (owner, server, client, self._system, arrival))
 
     def in_thread(self, uid: int, function: Callable[..., Any], argument: Any, alone: bool = False) -> Pending:
         """Call what may block in a thread, and give up on it after LOOKUP_SECONDS. Arguments: see `Workers.call`."""
@@ -167,7 +167,7 @@ class Lookups:
         pending = self._pending(ANY_OWNER)
 
         def found(owner: Owner) -> None:
-            self._workers.call(owner.uid, pending, self._answer, (owner, server, client, self._system))
+            self._workers.call(owner.uid, pending, self._answer, (owner, server, client, self._system, arrival))
 
         finding = self.in_thread(ANY_OWNER, self._find, (server, client, arrival), alone=True)
         finding.addCallbacks(found, lambda failure: pending.settle(failure.value))
@@ -189,7 +189,7 @@ class Lookups:
         facts = Facts(uid, watch=True, forwards=not together)
         for question in questions:
             try:
-                found = answer(*question, facts)
+                found = answer(*question[:4], facts, question[4])
             except Exception as error:
                 yield error
                 continue
