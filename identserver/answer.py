@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lookup.config.blocks import System
     from lookup.config.policy import Decision
+    from lookup.config.user_file import Fetched
     from lookup.connection import Address
     from lookup.kernel.arrival import Arrival
     from lookup.owner import Answer, Fetch
@@ -161,13 +162,20 @@ class Lookups:
 
             owner = lookup.find(server, client, arrival)
             self._uid = owner.uid
-            found = answer(owner, server, client, self._load(), Facts(owner.uid, self._fetch), arrival)
+            found = answer(owner, server, client, self._load(), Facts(owner.uid, self._fetch or _fetch), arrival)
         except ImportError as error:
             # Python, or a package of ours, is closed to us, or not whole.
             raise IdentError(f"can't be imported: {error}") from None
         if isinstance(found, Unknown):
             raise IdentError(found.reason, owner.uid)
         return found
+
+
+def _fetch(uid: int, home: str) -> Fetched:
+    """Read an owner's file in another process."""
+    from . import reader  # only where the owner's file matters
+
+    return reader.fetch(uid, home)
 
 
 def in_time(function: Callable[..., Result], *arguments: object) -> Result:
