@@ -133,7 +133,7 @@ def _serve(requests: socket.socket) -> NoReturn:
         reader.let_go_of_all_but(requests.fileno())
         while True:
             request, fds, _, _ = socket.recv_fds(requests, _MAX_REQUEST, 1)
-            # Nobody waits for the one before any more: it may hang in its owner's home, and the owner may have stopped it.
+            # Nobody waits for the one before any more: it may hang in its owner's home, or have been stopped there.
             reader.end(children)
             if not request:
                 break

@@ -142,7 +142,7 @@ def end(children: list[int]) -> None:
 
 def _take_place(uid: int) -> socket.socket | None:
     """Return what holds one of an owner's places. :raises IdentError: others have them, and keep them."""
-    _call_this_process(_name(uid))
+    siblings_are_seen = _call_this_process(_name(uid))
     place = socket.socket(socket.AF_UNIX)
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
@@ -157,21 +157,24 @@ def _take_place(uid: int) -> socket.socket | None:
             break
         time.sleep(_PAUSE)
     # Anybody can take such names, to keep another user's file from being read: the processes count.
-    if _count(uid) > PER_OWNER or not os.path.exists("/proc/1"):
+    if _count(uid) > PER_OWNER or not (siblings_are_seen or os.path.exists("/proc/1")):
         raise IdentError("the owner's file system does not answer", uid)
     return None
 
 
-def _call_this_process(name: str) -> None:
+def _call_this_process(name: str) -> bool:
+    """Give this process a name. Return whether /proc shows it to others of its user, however it is mounted."""
     try:
         with open("/proc/self/comm", "w", encoding="ascii") as comm:
             comm.write(name)
+        return True
     except PermissionError:
         # EACCES: so it is where this process was root.
         import _ctypes
 
         library = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # see privileges.py
         _ctypes.call_function(_ctypes.dlsym(library, "prctl"), (_PR_SET_NAME, name.encode("ascii"), 0, 0, 0))
+        return False
 
 
 def _name(uid: int) -> str:
