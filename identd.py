@@ -7,19 +7,55 @@ An ident server (RFC 1413) answers that. As a script this file serves the connec
 
 from __future__ import annotations
 
+import os
 import sys
-
-from identserver import __version__
-from identserver.start import main
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and every connection may be a new process
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
+    from identserver import __version__
     from identserver.protocol import IdentServer
     from lookup.errors import HiddenUser, IdentError, InvalidPort, NoUser
 
 __all__ = ["HiddenUser", "IdentError", "IdentServer", "InvalidPort", "NoUser", "__version__", "main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run identd, and return its exit status.
+
+    :param argv: the arguments without the program's name; None: the process' own.
+    """
+    try:
+        from identserver.start import main as run
+    except Exception as error:
+        # ImportError, OSError: the packages were installed under a umask that closes them to us. SyntaxError: half of
+        # one is there.
+        return _cant_start(f"identd can't start as uid {os.geteuid()}: {error or type(error).__name__}")
+    return run(argv)
+
+
+def _cant_start(message: str) -> int:
+    """Say why, but not to the client, whose connection standard error is under inetd. Nothing of ours can be imported.
+
+    :return: the exit status.
+    """
+    line = ascii(message)[1:-1].encode("ascii")
+    try:
+        if os.path.sameopenfile(0, 2):
+            import socket
+
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+                log.setblocking(False)
+                # The facility daemon, an error (RFC 5424 section 6.2.1).
+                log.sendto(b"<27>identd[%d]: %s" % (os.getpid(), line), "/dev/log")
+        else:
+            os.write(2, b"%s\n" % line)
+    except OSError:
+        # EBADF: there is no standard input or error. ENOENT, ECONNREFUSED, EAGAIN: nobody logs, or the log is full.
+        return 1
+    return 1
 
 
 def __getattr__(name: str) -> Any:
@@ -27,6 +63,10 @@ def __getattr__(name: str) -> Any:
 
     :raises AttributeError: there is no such name.
     """
+    if name == "__version__":
+        from identserver import __version__
+
+        return __version__
     if name == "IdentServer":
         from identserver.protocol import IdentServer
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lookup.config.blocks import System
     from lookup.config.policy import Decision
+    from lookup.config.user_file import Fetched
     from lookup.config.words import Notice
     from lookup.connection import Address
     from lookup.kernel.arrival import Arrival
@@ -48,7 +49,9 @@ class AnsweringServer(IdentServer):
         self._options = options
         self._log = log
         self._look_up = look_up
-        self._note, self._severity = "", Log.INFO
+        #: The beginning and the end of the line in the log, and what that line is worth. The owner's uid comes first:
+        #: what is sent may be of the owner's choice, look like the rest of such a line, or be cut off with it.
+        self._about, self._note, self._severity = "", "", Log.INFO
         #: Whether a query was answered.
         self.answered = False
 
@@ -65,7 +68,7 @@ class AnsweringServer(IdentServer):
 
     def lineReceived(self, line: bytes) -> None:
         self._line = line
-        self._note, self._severity = "", Log.INFO
+        self._about, self._note, self._severity = "", "", Log.INFO
         super().lineReceived(line)
 
     def invalidQuery(self) -> None:
@@ -79,7 +82,7 @@ class AnsweringServer(IdentServer):
     def _cbLookup(self, result: Any, sport: int, cport: int) -> None:
         owner = getattr(result, "owner", None)
         if owner:
-            self._note = self._about(result.login, owner.uid, result.decision, f", {owner.source}")
+            self._describe(result.login, owner.uid, result.decision, owner.source)
             self._log.write(Log.DEBUG, f"found {owner!r}")
         system, user = result
         system = self._options.other or system
@@ -98,7 +101,9 @@ class AnsweringServer(IdentServer):
             self._severity = Log.ERROR
         decision: Any = getattr(error, "decision", None)
         if decision is not None:
-            self._note = self._about(decision.login, error.uid, decision)
+            self._describe(decision.login, error.uid, decision)
+        elif getattr(error, "uid", None) is not None:
+            self._about = f"uid {error.uid}: "
         if self._options.reply is not None and isinstance(error, NoUser):
             self._cbLookup(("UNIX", self._options.reply), int(sport), int(cport))
         else:
@@ -106,17 +111,18 @@ class AnsweringServer(IdentServer):
                 failure = Failure(IdentError(error.detail))
             super()._ebLookup(failure, sport, cport)
 
-    def _about(self, login: str, uid: int, decision: Decision | None, source: str = "") -> str:
-        """Return what the log has of an owner: who it is, which rule decided. Log what is wrong with their files."""
-        who = f"{login}, uid {uid}" if login else f"uid {uid}"
-        if decision is None:
-            return f" ({who}{source})"
-        for logged, text in decision.files:
-            self._log.write(Log.ERROR if logged else Log.DEBUG, text)
-        if decision.impersonated:
-            self._log.write(Log.INFO, f"{who} tried to pass for {decision.impersonated}")
-        rules = ", ".join(filter(None, (decision.rule, decision.statement_at)))
-        return f" ({who}{source}, rule {rules})"
+    def _describe(self, login: str, uid: int, decision: Decision | None, source: str = "") -> None:
+        """Keep for the log who the owner is, and which rule decided. Log what is wrong with their files."""
+        who = f"uid {uid}, {login}" if login else f"uid {uid}"
+        self._about = f"{who}: "
+        rules = []
+        if decision is not None:
+            for logged, text in decision.files:
+                self._log.write(Log.ERROR if logged else Log.DEBUG, f"uid {uid}: {text}")
+            if decision.impersonated:
+                self._log.write(Log.INFO, f"{login}, uid {uid} tried to pass for {decision.impersonated}")
+            rules = [f"rule {decision.rule}", decision.statement_at]
+        self._note = f" ({', '.join(filter(None, (source, *rules)))})"
 
     def lookup_failed(self, error: BaseException) -> None:
         import traceback  # 9 ms, and only after a failure
@@ -126,7 +132,7 @@ class AnsweringServer(IdentServer):
     def sendLine(self, line: bytes) -> None:
         super().sendLine(line)
         self.answered = True
-        self._log.write(self._severity, f"{self.peer} was told {line.decode('latin-1')}{self._note}")
+        self._log.write(self._severity, f"{self._about}{self.peer} was told {line.decode('latin-1')}{self._note}")
 
 
 class Lookups:
@@ -139,20 +145,41 @@ class Lookups:
         """
         self._load = load
         self._fetch = fetch
+        #: Of the owner that the kernel told last.
+        self._uid: int | None = None
 
     def look_up(self, serverAddress: Address, clientAddress: Address, arrival: Arrival | None) -> Answer:
         """Do all that one query needs. May block for `LOOKUP_SECONDS`. :raises IdentError: nobody can be named."""
-        return in_time(self._look_up, serverAddress, clientAddress, arrival)
+        self._uid = None
+        try:
+            return in_time(self._look_up, serverAddress, clientAddress, arrival)
+        except IdentError as error:
+            if error.uid is None:
+                error.uid = self._uid
+            raise
 
     def _look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Answer:
         import lookup  # what it needs is imported once there is a query to look up
-        from lookup.owner import Facts, answer
 
-        owner = lookup.find(server, client, arrival)
-        found = answer(owner, server, client, self._load(), Facts(owner.uid, self._fetch))
+        try:
+            from lookup.owner import Facts, answer
+
+            owner = lookup.find(server, client, arrival)
+            self._uid = owner.uid
+            found = answer(owner, server, client, self._load(), Facts(owner.uid, self._fetch or _fetch), arrival)
+        except ImportError as error:
+            # Python, or a package of ours, is closed to us, or not whole.
+            raise IdentError(f"can't be imported: {error}") from None
         if isinstance(found, Unknown):
             raise IdentError(found.reason, owner.uid)
         return found
+
+
+def _fetch(uid: int, home: str) -> Fetched:
+    """Read an owner's file in another process."""
+    from . import reader  # only where the owner's file matters
+
+    return reader.fetch(uid, home)
 
 
 def in_time(function: Callable[..., Result], *arguments: object) -> Result:

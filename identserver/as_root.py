@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 
 import lookup
 from lookup.config import user_file
 from lookup.errors import IdentError
 from lookup.kernel import codec
+from lookup.user_namespace import sees_every_uid
 
-from .answer import LOOKUP_SECONDS, Lookups, in_time
+from . import reader
+from .answer import Lookups, in_time
 from .privileges import become_owner, drop_privileges
 
 TYPE_CHECKING = False  # see options.py
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from lookup.config.blocks import System
+    from lookup.connection import Address
+    from lookup.kernel.arrival import Arrival
+    from lookup.owner import Answer
 
     from .options import Options
 
@@ -35,7 +39,9 @@ _MAX_REQUEST = 4096 + 16
 def lookups(options: Options, load: Callable[[], System | None]) -> Lookups:
     """Do as root what only root may do, give root up for good, and return what looks queries up.
 
-    :raises UsageError, OSError: root can't be given up.
+    Where a sandbox keeps root, nobody is named.
+
+    :raises UsageError: root can't be given up. :raises OSError: there is no process to be had.
     """
     # Now, because nobody may not be allowed to read root's Python.
     lookup.import_all()
@@ -43,10 +49,27 @@ def lookups(options: Options, load: Callable[[], System | None]) -> Lookups:
         codec.messages()
     fetch = None
     if options.reply_all is None and (options.requires_system_file or os.path.lexists(options.system_file)):
-        fetch = OwnersReader(LOOKUP_SECONDS).fetch
+        fetch = OwnersReader().fetch
         load = _loaded(load)
-    drop_privileges(None, None)
+    try:
+        drop_privileges(None, None)
+    except OSError as error:
+        reason = f"root could not be given up: {error.strerror}"
+        if not sees_every_uid():
+            reason += " in a user namespace"
+        return _Refusals(reason)
     return Lookups(load, fetch)
+
+
+class _Refusals(Lookups):
+    """What looks nothing up, because it would do so as root."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(lambda: None)
+        self._reason = reason
+
+    def look_up(self, serverAddress: Address, clientAddress: Address, arrival: Arrival | None) -> Answer:
+        raise IdentError(self._reason)
 
 
 def _loaded(load: Callable[[], System | None]) -> Callable[[], System | None]:
@@ -70,97 +93,55 @@ class OwnersReader:
     child, and the file system may never answer it: this process holds the connection and the deadline.
     """
 
-    def __init__(self, seconds: float) -> None:
-        """:param seconds: for one owner's file."""
-        self._seconds = seconds
+    def __init__(self) -> None:
+        """:raises OSError: there is no process to be had."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if os.fork() == 0:
-            self._socket.close()
-            _serve(theirs, seconds)
-        theirs.close()
+        with theirs:
+            if os.fork() == 0:
+                _serve(theirs)
 
     def fetch(self, uid: int, home: str) -> user_file.Fetched:
         """Return what an owner's file holds, read as that owner. See `user_file.fetch`.
 
         :raises IdentError: the child could not become the owner, or did not answer in time.
         """
-        reader, writer = os.pipe()
         try:
-            socket.send_fds(self._socket, [b"%d %s" % (uid, os.fsencode(home))], [writer])
-            os.close(writer)
-            writer = -1
-            return _outcome(_read_all(reader, self._seconds), uid)
+            fd, writer = os.pipe()
+            try:
+                socket.send_fds(self._socket, [b"%d %s" % (uid, os.fsencode(home))], [writer])
+                os.close(writer)
+                writer = -1
+                data = reader.read_all(fd)
+            finally:
+                os.close(fd)
+                if writer >= 0:
+                    os.close(writer)
         except OSError as error:
             # EPIPE, ECONNRESET: the process that waits was killed. EMFILE, ENOMEM: no descriptors, no memory.
             raise IdentError(f"nobody reads the owner's file: {error.strerror}", uid) from None
-        finally:
-            os.close(reader)
-            if writer >= 0:
-                os.close(writer)
+        return reader.outcome(data, uid)
 
     def close(self) -> None:
         """Let the process that waits end."""
         self._socket.close()
 
 
-def _outcome(data: bytes, uid: int) -> user_file.Fetched:
-    """Translate what the child wrote: ``+`` and what it found, or ``-`` and why it found nothing."""
-    if data.startswith(b"-"):
-        raise IdentError(data[1:].decode("utf-8", "replace"), uid)
+def _serve(requests: socket.socket) -> NoReturn:
+    """Have a child answer each request, until the process that asks has ended, and end what is left of them."""
+    children: list[int] = []
     try:
-        return user_file.Fetched.load(data.removeprefix(b"+"))
-    except ValueError:  # it was killed before it had written all
-        raise IdentError("the process that reads the owner's file did not answer", uid) from None
-
-
-def _read_all(fd: int, seconds: float) -> bytes:
-    """Return what comes out of a pipe until its end; nothing, where that takes too long."""
-    import select
-    import time
-
-    deadline = time.monotonic() + seconds
-    room = select.poll()
-    room.register(fd, select.POLLIN)
-    data = b""
-    while room.poll(max(deadline - time.monotonic(), 0) * 1e3):
-        more = os.read(fd, 1 << 16)
-        if not more:
-            return data
-        data += more
-    return b""
-
-
-def _serve(requests: socket.socket, seconds: float) -> NoReturn:
-    """Have a child answer each request, until the process that asks has ended."""
-    try:
-        # Nobody waits for a child: it may hang in its owner's home, and the owner may stop it.
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            # The client's connection has to end when the process that asks ends.
-            os.dup2(null, fd)
+        reader.let_go_of_all_but(requests.fileno())
         while True:
             request, fds, _, _ = socket.recv_fds(requests, _MAX_REQUEST, 1)
+            # Nobody waits for the one before any more: it may hang in its owner's home, or have been stopped there.
+            reader.end(children)
             if not request:
                 break
-            if os.fork() == 0:
-                requests.close()
-                # Ends a child that nobody waits for any more, if it can be ended.
-                signal.alarm(int(seconds) + 1)
-                _answer(request, fds[0])
-                break
+            child = os.fork()
+            if child == 0:
+                uid, _, home = request.partition(b" ")
+                reader.read_and_end(int(uid), os.fsdecode(home), fds[0], become_owner)
+            children.append(child)
             os.close(fds[0])
     finally:
         os._exit(0)
-
-
-def _answer(request: bytes, fd: int) -> None:
-    """Become the owner for good, and write what their file holds to a pipe."""
-    uid, _, home = request.partition(b" ")
-    try:
-        become_owner(int(uid))
-        data = b"+" + user_file.fetch(int(uid), os.fsdecode(home)).dump()
-    except IdentError as error:
-        data = b"-" + error.detail.encode("utf-8", "replace")
-    while data:
-        data = data[os.write(fd, data) :]

@@ -43,21 +43,36 @@ def endpoint(address: Any) -> Endpoint:
 
 
 def shield_the_peer() -> bool:
-    """Keep what goes to standard error (a traceback, say) off the client's connection, where inetd puts it.
+    """Keep what goes to standard output and error (help, a traceback) off the client's connection, where inetd puts it.
 
-    :return: whether it led there.
+    :return: whether standard error led there.
     """
     stdin, stderr = status_of(0), status_of(2)
-    shielded = bool(
-        stdin and stderr and stat.S_ISSOCK(stdin.st_mode)
-        and (stdin.st_dev, stdin.st_ino) == (stderr.st_dev, stderr.st_ino)
-    )  # fmt: skip
+    shielded = _same_socket(stdin, stderr)
     if shielded or stderr is None:  # closed: what is opened next might take its number
-        null = os.open(os.devnull, os.O_WRONLY)
-        if null != 2:
-            os.dup2(null, 2)
-            os.close(null)
+        _to_null(2)
+    if _same_socket(stdin, status_of(1)):
+        from _socket import AF_UNIX, dup, socket
+
+        with_family = socket(fileno=dup(0))
+        # What is no connection of a client's is somebody's who tests by hand.
+        if with_family.family != AF_UNIX:
+            _to_null(1)
+        with_family.close()
     return shielded
+
+
+def _same_socket(one: os.stat_result | None, other: os.stat_result | None) -> bool:
+    return bool(
+        one and other and stat.S_ISSOCK(one.st_mode) and (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+    )
+
+
+def _to_null(fd: int) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    if null != fd:
+        os.dup2(null, fd)
+        os.close(null)
 
 
 def inherited() -> list[socket.socket]:

@@ -43,6 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_OK
+    except Exception as error:
+        if not shielded:
+            raise
+        # A mistake of ours. Nobody sees the traceback, so the log has it.
+        import traceback
+
+        log.write(Log.ERROR, "".join(traceback.format_exception(type(error), error, error.__traceback__)))
+        return EXIT_FAILED
 
 
 def _run(options: Options, log: Log) -> int:

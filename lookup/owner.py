@@ -10,18 +10,21 @@ from __future__ import annotations
 import os
 import time
 
-from .errors import HiddenUser, IdentError, Unknown
+from .errors import HiddenUser, IdentError, NoUser, Unknown
 from .users import names
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
+    from typing import Any
 
     from .config.blocks import HostName, System
     from .config.names import Resolver
     from .config.policy import Decision
     from .config.user_file import Fetched, UserFile
     from .connection import Address, Owner
+    from .kernel.arrival import Arrival
 
     Fetch = Callable[[int, str], Fetched]
     Read = Callable[[int, str], UserFile]
@@ -54,8 +57,9 @@ class Answer(tuple[str, str]):
 
 
 def answer(
-    owner: Owner, serverAddress: Address, clientAddress: Address, system: System | Unknown | None, facts: Facts
-) -> Answer | Unknown:
+    owner: Owner, serverAddress: Address, clientAddress: Address, system: System | Unknown | None, facts: Facts,
+    arrival: Arrival | None = None,
+) -> Answer | Unknown:  # fmt: skip
     """Return what is answered about an owner: the login name, or what the configuration has in its place.
 
     May block as the name service does, on the owner's files, and for `forward.FORWARD_SECONDS`, until
@@ -64,7 +68,7 @@ def answer(
     :param serverAddress: our end as the query names it. :param clientAddress: the far end. A host of ``""`` is the
         socket's own.
     :param system: what the system file allows (`system_file.load`); `Unknown`: it can't be obeyed.
-    :param facts: what is known of the owner.
+    :param facts: what is known of the owner. :param arrival: how the query came in: nobody asks back on its behalf.
     :return: the answer; or what would have to be asked first, where ``facts`` asks nothing any more.
     :raises HiddenUser: the owner is hidden; with the ``decision``.
     :raises IdentError: something that the answer depends on could not be found out.
@@ -82,7 +86,7 @@ def answer(
     hosts = system.hosts
 
     def forward(host: str, port: int) -> bytes | Unknown | None:
-        return facts.forward(host, port, serverAddress[1], clientAddress[1])
+        return facts.forward(host, port, serverAddress[1], clientAddress[1], arrival)
 
     decision = policy.decide(
         owner.uid,
@@ -126,6 +130,30 @@ def _to_be_asked(unknown: Unknown, owner: Owner) -> Unknown:
     if unknown.unasked:
         return unknown
     raise IdentError(unknown.reason, owner.uid)
+
+
+def _is_forwarded(asked: socket.socket) -> bool:
+    """Return whether a query comes, or may come, from our own user on this host: from another process like this one."""
+    from .config import forward
+    from .kernel import sock_diag
+
+    try:
+        here, asker = asked.getsockname(), asked.getpeername()
+        if not forward.is_this_host(asker):
+            return False
+        asking = sock_diag.find(_address(asker), _address(here))
+    except NoUser:
+        # A process in another network namespace, or one that has gone.
+        return False
+    except (IdentError, OSError, ImportError, ValueError, sock_diag.SockDiagUnavailable):
+        # ENOTCONN: the client has gone. The others: it can't be found out.
+        return True
+    return asking.uid == os.geteuid()
+
+
+def _address(name: tuple[Any, ...]) -> Address:
+    """Return a socket's address as a pair, with the scope where it has one."""
+    return (f"{name[0]}%{name[3]}" if len(name) == 4 and name[3] else name[0]), name[1]
 
 
 class Facts:
@@ -220,13 +248,20 @@ class Facts:
             return Unknown(error.detail)
         return self._user_file
 
-    def forward(self, host: str, port: int, port_on_server: int, port_on_client: int) -> bytes | Unknown | None:
-        """Return the name that the ident server at an address has for the owner of a connection, or None."""
+    def forward(
+        self, host: str, port: int, port_on_server: int, port_on_client: int, arrival: Arrival | None = None
+    ) -> bytes | Unknown | None:
+        """Return the name that the ident server at an address has for the owner of a connection, or None.
+
+        :param arrival: how our own query came in. One that an identd of this host has forwarded is not forwarded again.
+        """
         if not (self._forwards and self._asks):
             return Unknown("another server", unasked=True)
         from .config import forward  # 1 ms, and few owners forward
 
-        return forward.ask(host, port, port_on_server, port_on_client)
+        if arrival is not None and _is_forwarded(arrival.socket):
+            return None
+        return forward.ask(host, port, port_on_server, port_on_client, None if arrival is None else arrival.socket)
 
     def stop_asking(self) -> None:
         """Ask nothing more, and hold what was found out until `SECONDS` after the first question."""

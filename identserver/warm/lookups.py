@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .readers import Readers
 
-    Question = tuple[Owner, Address, Address, "System | Unknown | None"]
+    Question = tuple[Owner, Address, Address, "System | Unknown | None", "Arrival | None"]
 
 
 #: How many queries may wait until somebody accepts the connection that they are about; and how many of one asker.
@@ -176,7 +176,7 @@ class Lookups:
             if not isinstance(found, Unknown):
                 return found
         pending = self._pending(owner.uid, client[0])
-        self._workers.call(owner.uid, pending, self._answer, (owner, server, client, self._system))
+        self._workers.call(owner.uid, pending, self._answer, (owner, server, client, self._system, arrival))
         return pending
 
     def in_thread(self, uid: int, function: Callable[..., Any], argument: Any) -> Pending:
@@ -204,7 +204,7 @@ class Lookups:
         pending = self._pending(ANY_OWNER, client[0])
 
         def found(owner: Owner) -> None:
-            self._workers.call(owner.uid, pending, self._answer, (owner, server, client, self._system))
+            self._workers.call(owner.uid, pending, self._answer, (owner, server, client, self._system, arrival))
 
         finding = self._pending(ANY_OWNER)
         finding.addCallbacks(found, lambda failure: pending.settle(failure.value))
@@ -229,7 +229,7 @@ class Lookups:
         facts = known.again(file.read, forwards=not together)
         for file.at, question in enumerate(questions):
             try:
-                found = answer(*question, facts)
+                found = answer(*question[:4], facts, question[4])
             except Exception as error:
                 yield error
                 continue
@@ -257,7 +257,7 @@ class _File:
 
     def __init__(self, readers: Readers, workers: Workers, questions: list[Question]) -> None:
         self._readers, self._workers = readers, workers
-        self._ends = [(server, client) for _, server, client, _ in questions]
+        self._ends = [(server, client) for _, server, client, _, _ in questions]
         self._outcome: list[UserFile] | IdentError | None = None
         #: Which connection it is about.
         self.at = 0

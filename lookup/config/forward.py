@@ -1,17 +1,19 @@
 """What does another ident server reply about this connection?
 
 This is the client's side of RFC 1413, for ``forward``. The reply is untrusted input: the caller decides what may be
-done with the name.
+done with the name. Users choose whom we ask, so that no question may come back to us or go round in circles.
 """
 
 from __future__ import annotations
 
 import errno
 import re
+import select
 import socket
+import struct
 import time
 
-from ..connection import IDENT_PORT
+from ..connection import IDENT_PORT, pack
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 #: Seconds for connecting and the reply; less than a lookup may take, so that our own reply still goes out.
 FORWARD_SECONDS = 3.0
+
+#: Seconds between two looks at whether our own client is still there, where its connection is closed by another thread.
+_LOOK_SECONDS = 0.25
 
 #: Octets of the reply's line that are read (RFC 1413 section 4: it is shorter than 1000).
 MAX_LINE = 1023
@@ -33,7 +38,9 @@ _REPLY = re.compile(
 )
 
 
-def ask(host: str, port: int, port_on_server: int, port_on_client: int) -> bytes | None:
+def ask(
+    host: str, port: int, port_on_server: int, port_on_client: int, asked: socket.socket | None = None
+) -> bytes | None:
     """Return the user id that an ident server gives for a port pair, or None if it gives none in time.
 
     It has neither blanks, CR, LF nor NUL, and at most `MAX_LINE` octets.
@@ -41,54 +48,100 @@ def ask(host: str, port: int, port_on_server: int, port_on_client: int) -> bytes
     :param host: address of that server, with its scope where it needs one. Names are not resolved, as a resolver
         keeps no deadline: for a name the result is None.
     :param port: its port.
+    :param asked: the connection on which we were asked: its client's host is not asked in turn, we are not asked on the
+        port that it came to, and nobody is asked once it ends.
     """
     try:
-        line = _first_line(host, port, b"%d,%d\r\n" % (port_on_server, port_on_client))
+        line = _first_line(host, port, b"%d,%d\r\n" % (port_on_server, port_on_client), asked)
     except (OSError, ValueError):
-        # Any errno of a failed connection (ECONNREFUSED, EHOSTUNREACH, ETIMEDOUT ...), ELOOP from below.
+        # Any errno of a failed connection (ECONNREFUSED, EHOSTUNREACH, ETIMEDOUT ...), ELOOP and ECANCELED from below.
         # EAI_NONAME: not an address. ValueError: not ASCII.
         return None
     match = _REPLY.match(line)
     return match[1] if match else None
 
 
-def _first_line(host: str, port: int, query: bytes) -> bytes:
+def is_this_host(address: tuple[Any, ...]) -> bool:
+    """Return whether a socket address is one of this host's: only from these can it send (ip(7), bind(2))."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address[0], 0, *address[2:]))
+            # Nothing is sent. Where ip_nonlocal_bind is set, this fails in place of bind(2).
+            probe.connect((address[0], address[1] or IDENT_PORT, *address[2:]))
+        except OSError as error:
+            # EMFILE, ENOBUFS and the like: it may be. EADDRNOTAVAIL, EINVAL: it is another host's. EACCES and the like:
+            # no query gets there either.
+            return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
+    return True
+
+
+def _first_line(host: str, port: int, query: bytes, asked: socket.socket | None) -> bytes:
     """Send a query, and return what comes back up to the first LF, to its end, or to `MAX_LINE` octets.
 
-    :raises OSError: that failed, or took too long. :raises ValueError: the host is not ASCII.
+    :raises OSError: that failed, took too long, or must not be. :raises ValueError: the host is not ASCII.
     """
     deadline = time.monotonic() + FORWARD_SECONDS
     # As octets: text would be encoded as a host name, which takes a codec and 4 ms to import it.
     found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     family, kind, protocol, _, address = found[0]
-    if port == IDENT_PORT and _is_this_host(family, address):
-        raise OSError(errno.ELOOP, "the query would come back to us, and be forwarded again without end")
+    if _leads_back(address, asked):
+        raise OSError(errno.ELOOP, "the query would come back, and be forwarded again without end")
     line = b""
     with socket.socket(family, kind, protocol) as connection:
-        connection.settimeout(FORWARD_SECONDS)
-        connection.connect(address)
-        connection.sendall(query)
-        while b"\n" not in line and len(line) < MAX_LINE:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                # Half a line may hold half a name.
-                raise TimeoutError
-            connection.settimeout(left)
-            more = connection.recv(MAX_LINE - len(line))
-            if not more:
-                break
-            line += more
+        connection.setblocking(False)
+        try:
+            connection.connect_ex(address)
+            _wait(connection, select.POLLOUT, deadline, asked)
+            # Raises what connecting came to.
+            connection.sendall(query)
+            while b"\n" not in line and len(line) < MAX_LINE:
+                _wait(connection, select.POLLIN, deadline, asked)
+                more = connection.recv(MAX_LINE - len(line))
+                if not more:
+                    break
+                line += more
+        except BaseException:
+            # With a reset, so that an identd at the other end notices that nobody waits for it (socket(7), SO_LINGER).
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raise
     return line.partition(b"\n")[0]
 
 
-def _is_this_host(family: int, address: tuple[Any, ...]) -> bool:
-    """Return whether a socket address is one of this host's: only from these can it send (ip(7), bind(2))."""
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((address[0], 0, *address[2:]))
-            # Nothing is sent. Where ip_nonlocal_bind is set, this fails in place of bind(2).
-            probe.connect(address)
-        except OSError:
-            # EADDRNOTAVAIL, EINVAL: it is another host's. EACCES and the like: no query gets there either.
-            return False
-    return True
+def _leads_back(address: tuple[Any, ...], asked: socket.socket | None) -> bool:
+    """Return whether a query to a socket address comes to us again, or to who asks us."""
+    ports = [IDENT_PORT]
+    if asked is not None:
+        ours, theirs = asked.getsockname(), asked.getpeername()
+        ports.append(ours[1])
+        target, asker = pack(address[0])[0], pack(theirs[0])[0]
+        # This host may ask itself: for an IRC server here, about a bouncer here that has an ident server of its own.
+        if target == asker and asker != pack(ours[0])[0] and not _is_loopback(asker):
+            return True
+    return address[1] in ports and is_this_host(address)
+
+
+def _is_loopback(packed: bytes) -> bool:
+    return packed[0] == 127 if len(packed) == 4 else packed == bytes(15) + b"\1"
+
+
+def _wait(connection: socket.socket, event: int, deadline: float, asked: socket.socket | None) -> None:
+    """Wait until a connection is ready, or has failed. :raises OSError: it takes too long, or nobody waits for us."""
+    while True:
+        ready = select.poll()
+        ready.register(connection, event)
+        fd = -1 if asked is None else asked.fileno()
+        if asked is not None:
+            if fd < 0:
+                raise OSError(errno.ECANCELED, "the client has gone")
+            # A client that sends no more is taken for gone: the kernel can't tell the two apart.
+            ready.register(fd, select.POLLRDHUP)
+        left = deadline - time.monotonic()
+        # Half a line may hold half a name.
+        if left <= 0:
+            raise TimeoutError
+        events = dict(ready.poll((left if asked is None else min(left, _LOOK_SECONDS)) * 1e3))
+        if fd in events:
+            raise OSError(errno.ECANCELED, "the client has gone")
+        if events:
+            return
