@@ -16,7 +16,7 @@ def obstacles() -> list[tuple[str, str]]:
     try:
         with sock_diag.SockDiag() as diag:
             if not diag.answers_for(6):
-                remedy = "load the module tcp_diag; until then psutil answers"
+                remedy = "load the module tcp_diag; until then psutil answers, about our own user only"
                 found.append(("the kernel has no sock_diag for TCP", remedy))
     except (sock_diag.SockDiagUnavailable, IdentError) as error:
         reason = getattr(error, "detail", "") or str(error)
@@ -25,7 +25,7 @@ def obstacles() -> list[tuple[str, str]]:
             "allow AF_NETLINK (RestrictAddressFamilies=, seccomp); until then psutil answers, about our own user only",
         ))  # fmt: skip
     except ImportError as error:
-        found.append((f"pyroute2 can't be imported: {error}", "install it; until then psutil answers"))
+        found.append((f"pyroute2 can't be imported: {error}", "install it; until then psutil answers, about our own user only"))
     if not sees_every_uid() and not owns_the_network():
         found.append((
             "a user namespace maps uids: owners outside it can't be named",

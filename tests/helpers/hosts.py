@@ -87,6 +87,8 @@ class Town:
     HERE_LINK, THERE_LINK = "fe80::1", "fe80::2"
     #: Nobody has this address, and it is not asked for either: what is sent to it is lost.
     NOBODY = "10.9.0.77"
+    #: An address that `elsewhere` alone has: what goes there needs no such socket.
+    ELSEWHERE = "10.9.0.4"
     #: A second address of `there`, for `Town.mute`.
     MUTED = "10.9.0.66"
 
@@ -117,6 +119,8 @@ class Town:
             ip("link", "add", "name", device, "type", "veth", "peer", "name", device, "netns", far, namespace=self.here)
             self._address(self.here, device, self.HERE, self.HERE_TOO, self.HERE_6, self.HERE_LINK)
             self._address(far, device, self.THERE, self.MUTED, self.THERE_6, self.THERE_LINK)
+        self._address(self.elsewhere, "vpn", self.ELSEWHERE)
+        ip("route", "add", self.ELSEWHERE, "dev", "vpn", namespace=self.here)
         self._strand(self.NOBODY)
 
     @staticmethod

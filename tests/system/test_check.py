@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import pwd
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from helpers.hosts import forbid_netlink, nameless_uid
 from helpers.installed import readable_folder
-from helpers.machine import only_if_others_can_read_it, program, skip
+from helpers.machine import AS_NOBODY, NOBODY, only_if_others_can_read_it, program, skip
 from helpers.pairs import PATIENCE, me
 from helpers.single_shot import COMMAND
 
@@ -89,26 +90,52 @@ def test_every_query_is_a_fresh_one() -> None:
     assert len(queries) == 2
 
 
+@contextlib.contextmanager
+def some_user() -> Iterator[dict[str, Any]]:
+    """What makes a process one of a user's other than root, with that user's login name."""
+    if os.geteuid():
+        yield {"name": me()}
+        return
+    only_if_others_can_read_it()
+    yield {"name": pwd.getpwuid(NOBODY).pw_name, **AS_NOBODY, "cwd": "/"}
+
+
+def psutil_is_asked(reason: str, remedy: str, **popen: Any) -> None:
+    """Where sock_diag can't be asked, psutil answers about the user that identd serves as, truly.
+
+    Root serves as nobody, to whom the kernel does not tell what root's processes hold: that is no true answer.
+    """
+    with some_user() as who:
+        name = who.pop("name")
+        text, status = checked(**popen, **who)
+    assert status == 0
+    assert field(text, "reply") == f"{field(text, 'query')}:USERID:UNIX:{name}"
+    assert field(text, "source") == "psutil"
+    (obstacle,) = (said for said in obstacles(text) if reason in said)
+    assert remedy in obstacle and "our own user only" in obstacle
+    if os.geteuid() == 0:
+        text, status = checked(**popen)
+        assert status == 1
+        assert field(text, "reply") == f"{field(text, 'query')}:ERROR:UNKNOWN-ERROR"
+        assert field(text, "source") == "none"
+        (obstacle,) = (said for said in obstacles(text) if reason in said)
+        assert remedy in obstacle
+        (line,) = (line for line in text.splitlines() if " was told " in line)
+        assert "psutil" in line and "sock_diag can't be asked" in line
+        assert text.endswith("no true answer\n")
+
+
 def test_without_netlink() -> None:
-    """A process that may not open AF_NETLINK has psutil answer, truly, and says what to allow."""
+    """A process that may not open AF_NETLINK has psutil answer, about its own user, and says what to allow."""
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64", "riscv64"):
         skip("needs a seccomp filter, written for other machines")
-    text, status = checked(preexec_fn=forbid_netlink)
-    assert status == 0
-    assert field(text, "reply") == f"{field(text, 'query')}:USERID:UNIX:{me()}"
-    assert field(text, "source") == "psutil"
-    (obstacle,) = (said for said in obstacles(text) if "sock_diag" in said)
-    assert "AF_NETLINK" in obstacle
+    psutil_is_asked("sock_diag", "AF_NETLINK", preexec_fn=forbid_netlink)
 
 
 def test_without_pyroute2() -> None:
-    """Without pyroute2, psutil answers, and the remedy is to install it."""
+    """Without pyroute2, psutil answers, about its own user, and the remedy is to install it."""
     with without("pyroute2") as environment:
-        text, status = checked(env=environment)
-    assert status == 0
-    assert field(text, "source") == "psutil"
-    (obstacle,) = (said for said in obstacles(text) if "pyroute2" in said)
-    assert "install" in obstacle
+        psutil_is_asked("pyroute2", "install", env=environment)
 
 
 def test_without_both() -> None:
@@ -137,11 +164,13 @@ def test_a_user_namespace_that_hides_every_uid() -> None:
 
 
 def test_a_user_namespace_that_hides_others() -> None:
-    """Where our uid alone is mapped, the answer about ourselves is true, and the obstacle is named nevertheless."""
+    """Where our uid alone is mapped, root can't be given up: nobody is named, not even truly. Status 1, and why."""
     text, status = checked(before=namespace("-U", "-r"))
-    assert status == 0
-    assert field(text, "reply").endswith(":USERID:UNIX:root")
+    assert status == 1
+    assert field(text, "reply") == f"{field(text, 'query')}:ERROR:UNKNOWN-ERROR"
+    assert field(text, "source") == "none"
     assert any("user namespace" in obstacle for obstacle in obstacles(text))
+    assert "root could not be given up" in text
 
 
 def test_without_loopback() -> None:

@@ -63,6 +63,10 @@ NOTICES = {
     "a forced spoof": ("default { default { force spoof } }", "1:21", "the login name is forced"),
     "an overridden range": ("default {\nfport 1 { allow hide }\ndefault { allow hide } }", "2:1", "never applies"),
     "a reply too odd": ('default { default { force reply "a\\r" } }', "1:33", "never sent"),
+    "an unknown user": (
+        'user root { default { allow hide } }\nuser "identd-none" { default { allow hide } }', "2:6", "identd-none",
+    ),
+    "an unknown host": ("default { default { allow hide }\nto host.invalid { force hide } }", "2:4", "host.invalid"),
     "a comma": ('default { default { force reply "a" , "b" } }', "1:37", "one more reply"),
 }  # fmt: skip
 
@@ -82,7 +86,6 @@ ERRORS = {
     "an unknown word": ("default {\n default { alow hide } }", "2:12: allow, deny or force expected, not alow"),
     "the end too soon": ("default { default { allow hide }", "1:33: "),
     "an empty block": ("default { }", "1:11: "),
-    "an unknown user": ('user "identd-none" { default { allow hide } }', "1:6: a login name or a uid expected"),
     "a user twice": ("user 0 { default { allow hide } }\nuser root { default { allow hide } }", "2:6: one block for"),
     "an open string": ('default { default { force reply "x } }', "1:33: a closing quote expected"),
     "a host that is none": ("default { to 1.2.3.4/33 { allow hide } }", "1:14: a number of bits"),
@@ -172,12 +175,12 @@ def test_a_users_file_that_nobody_may_read(carol: Resident, config: Path) -> Non
 
 def test_both_files_are_looked_at(carol: Resident, config: Path) -> None:
     """An error in one of the files keeps neither the other's errors nor the warnings back."""
-    config.write_text("default { default { force hide allow spoof } }\nuser identd-none { default { allow hide } }")
+    config.write_text("default { default { force hide allow spoof } }\nuser 0 { default { allow hidde } }")
     carol.write("global { hidde }")
     lines, _, status = checked("-C", str(config), "--user", carol.name)
     assert status == 1
     assert any(line.startswith(f"warning: {config}:1:32: this line cancels the force") for line in lines), lines
-    assert any(line.startswith(f"error: {config}:2:6: ") for line in lines)
+    assert any(line.startswith(f"error: {config}:2:26: ") for line in lines)
     assert any(line.startswith(f"error: {carol.file}:1:10: ") for line in lines)
 
 

@@ -146,18 +146,26 @@ def link_local_on_two_links(town: Town, alice: Person, bob: Person) -> Iterator[
 
 
 def bound_to_a_device(town: Town, alice: Person, _: Person) -> Iterator[Question]:
-    """A socket that is bound to a device, which hides it from requests without one."""
+    """A socket that is bound to a device, which hides it from requests without one, is found by who asks over that.
+
+    To whoever has the far end's address on another link it is no connection of theirs.
+    """
+    with call(town, alice, town.ELSEWHERE, town.elsewhere, device="vpn") as (ends, _far):
+        yield Question(ends, alice, "vpn")
+    with call(town, alice, town.THERE, device="lan") as (ends, _far):
+        yield Question(ends, alice, "lan")
     with call(town, alice, town.THERE, town.elsewhere, device="vpn") as (ends, _far):
-        yield Question(ends, alice)
+        yield Question(ends, "NO-USER", "lan")
 
 
 def two_devices_two_owners(town: Town, alice: Person, bob: Person) -> Iterator[Question]:
-    """Two users' connections differ in the device alone: nobody is named."""
-    with call(town, alice, town.THERE, device="lan") as (ends, far), listening(
-        town, town.THERE, far.getsockname()[1]
-    ):
-        bob.dial(ends[1], source=ends[0], device="vpn")
-        yield Question(ends, "UNKNOWN-ERROR")
+    """Two users' connections differ in the device alone: the one that the query comes over decides."""
+    for own, others in ((alice, bob), (bob, alice)):
+        with call(town, own, town.THERE, device="lan") as (ends, far), listening(
+            town, town.THERE, far.getsockname()[1]
+        ):
+            others.dial(ends[1], source=ends[0], device="vpn")
+            yield Question(ends, own, "lan")
 
 
 def without_passwd_entry(town: Town, *_: Person) -> Iterator[Question]:
