@@ -132,6 +132,8 @@ class Facts:
         self._home = ""
         self._uids: dict[bytes, int | None] = {}
         self._user_file: UserFile | None = None
+        #: Whether ``read`` was needed, so that it probably will be again.
+        self.needed_file = False
         self._since = time.monotonic()
 
     def again(self, read: Read, forwards: bool) -> Facts:
@@ -173,6 +175,7 @@ class Facts:
             return login
         try:
             if self._read is not None:
+                self.needed_file = True
                 return self._read(self.uid, self._home)
             self._user_file = user_file.parse((self._fetch or user_file.fetch)(self.uid, self._home))
         except IdentError as error:
@@ -213,6 +216,9 @@ class Memory:
         """Return what is known of an owner and still holds. Never blocks."""
         facts = self._owners.get(uid)
         if facts is not None and not facts.still_hold():
+            with self._lock:
+                if self._owners.get(uid) is facts:
+                    del self._owners[uid]
             return None
         return facts
 
