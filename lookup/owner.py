@@ -185,6 +185,8 @@ class Facts:
         self._hosts: dict[tuple[bytes, int], tuple[bytes, ...] | Unknown] = {}
         self._resolver: Resolver | None = None
         self._user_file: UserFile | None = None
+        #: Whether ``read`` was needed, so that it probably will be again.
+        self.needed_file = False
         self._since = time.monotonic()
 
     def again(self, read: Read, forwards: bool) -> Facts:
@@ -242,6 +244,7 @@ class Facts:
             return user_file.UserFile()
         try:
             if self._read is not None:
+                self.needed_file = True
                 return self._read(self.uid, self._home)
             self._user_file = user_file.parse((self._fetch or user_file.fetch)(self.uid, self._home))
         except IdentError as error:
@@ -291,6 +294,9 @@ class Memory:
         """Return what is known of an owner and still holds. Never blocks."""
         facts = self._owners.get(uid)
         if facts is not None and not facts.still_hold():
+            with self._lock:
+                if self._owners.get(uid) is facts:
+                    del self._owners[uid]
             return None
         return facts
 

@@ -41,7 +41,8 @@ def decides(found: UserFile) -> str:
 
 
 BLOCKS = st.sampled_from([
-    "global", "to 10.0.0.9", "to 10.0.0.0/8", "to 10.0.0.8", "fport 6667", "lport 1:39999", "from 127.0.0.1 lport 40000",
+    "global", "to 10.0.0.9", "to 10.0.0.0/8", "to 10.0.0.8", "fport 6667", "lport 1:39999",
+    "from 127.0.0.1 lport 40000",
 ])  # fmt: skip
 
 

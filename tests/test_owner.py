@@ -1,26 +1,24 @@
-"""Is what is known of an owner used only while it is fresh, and while their files are as they were?"""
+"""Is what is known of an owner used only while it is fresh, and never what their file said?"""
 
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers.hosts import nameless_uid
-from helpers.machine import skip
 
 from lookup import owner as room
-from lookup.config import changes, forward, user_file
+from lookup.config import forward, user_file
 from lookup.config.user_file import Fetched
 from lookup.errors import IdentError, Unknown
 from lookup.owner import Facts, Memory
 from lookup.users import names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from lookup.config.user_file import UserFile
 
 FILE = 'global { reply "alice" }\n'
 
@@ -34,8 +32,6 @@ def lives_in(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home directory of ours."""
-    if not changes._is_local(tmp_path.stat().st_dev):
-        skip("needs a temporary folder on a local file system")
     folder = tmp_path / "home"
     folder.mkdir()
     lives_in(monkeypatch, str(folder))
@@ -51,33 +47,29 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return ahead
 
 
-def settle() -> None:
-    """Wait until what was last changed has been so for long enough to be kept."""
-    time.sleep(changes._SETTLED + 0.1)
-
-
 def met(memory: Memory) -> Facts:
     """Find out what there is to know of ourselves, and keep it."""
-    facts = Facts(os.getuid(), watch=True)
+    facts = Facts(os.getuid(), read=lambda uid, home: user_file.read(uid, home))
     facts.login()
+    facts.uid_of(b"root")
     facts.user_file()
     memory.keep(facts)
     return facts
 
 
 def test_what_was_found_out_is_recalled(home: Path) -> None:
-    """The same answers come back, and nobody is asked again."""
+    """The same answers come back, and nobody is asked again. What the file said does not: it may have changed."""
     (home / ".oidentd.conf").write_text(FILE)
-    settle()
     memory = Memory()
     facts = met(memory)
     recalled = memory.recall(os.getuid())
     assert recalled is facts
     assert recalled.login() == names.login(os.getuid())
+    assert recalled.uid_of(b"root") == 0
+    assert recalled.needed_file
     file = recalled.user_file()
-    assert not isinstance(file, Unknown)
-    assert file.path == str(home / ".oidentd.conf")
-    assert len(file.blocks) == 1
+    assert isinstance(file, Unknown)
+    assert file.unasked
 
 
 def test_strangers_are_not_known(home: Path) -> None:
@@ -158,209 +150,47 @@ def test_a_missing_user_is_known_too(home: Path) -> None:
     assert facts.uid_of(b"identd-no-such-user") is None
 
 
-def test_an_owner_whose_file_was_not_read_needs_no_look(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing of theirs was read, nothing of theirs is looked at."""
+def test_it_counts_from_the_first_question(home: Path, clock: list[float]) -> None:
+    """W10. What was asked for longer ago than a second is not kept, however long the answer took."""
     memory = Memory()
-    facts = Facts(os.getuid(), watch=True)
+    facts = Facts(os.getuid())
+    clock[0] = room.SECONDS
     facts.login()
     memory.keep(facts)
-    monkeypatch.setattr(os, "lstat", lambda path: pytest.fail(f"looked at {path}"))
+    assert memory.recall(os.getuid()) is None
+    assert not memory._owners
+
+
+def test_what_is_known_serves_other_queries(home: Path, clock: list[float]) -> None:
+    """They ask for what is missing, read the file each time, and what was known does not get younger by that."""
+    memory = Memory()
+    met(memory)
+    clock[0] = room.SECONDS / 2
+    known = memory.recall(os.getuid())
+    assert known is not None
+    read: list[str] = []
+
+    def reading(uid: int, folder: str) -> UserFile:
+        read.append(folder)
+        return user_file.read(uid, folder)
+
+    facts = known.again(reading, forwards=True)
+    for _ in range(2):
+        assert not isinstance(facts.user_file(), Unknown)
+    assert read == [str(home)] * 2
+    memory.keep(facts)
     assert memory.recall(os.getuid()) is facts
-
-
-def rewrite(home: Path) -> None:
-    """Change the content."""
-    (home / ".oidentd.conf").write_text('global { reply "mallory" }\n')
-
-
-def rewrite_unseen(home: Path) -> None:
-    """Change the content to another of the same size, and set the time back."""
-    path = home / ".oidentd.conf"
-    before = path.stat()
-    path.write_text(FILE.replace("alice", "carol"))
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert path.stat().st_size == before.st_size
-
-
-def set_the_time(home: Path) -> None:
-    """Only set the time."""
-    os.utime(home / ".oidentd.conf", (1, 1))
-
-
-def replace_by_link(home: Path) -> None:
-    """Put a link to the very file in its place."""
-    (home / ".oidentd.conf").rename(home / "elsewhere")
-    (home / ".oidentd.conf").symlink_to("elsewhere")
-
-
-def replace_by_copy(home: Path) -> None:
-    """Put a file of the same content and time in its place."""
-    shutil.copy2(home / ".oidentd.conf", home / "new")
-    (home / "new").rename(home / ".oidentd.conf")
-
-
-def remove(home: Path) -> None:
-    """Take the file away."""
-    (home / ".oidentd.conf").unlink()
-
-
-def forbid(home: Path) -> None:
-    """Change the mode of the file."""
-    (home / ".oidentd.conf").chmod(0)
-
-
-def close_the_home(home: Path) -> None:
-    """Change the mode of the home directory."""
-    home.chmod(0o711)
-
-
-def give_away(home: Path) -> None:
-    """Give the file to another user."""
-    if os.geteuid() != 0:
-        skip("needs root")
-    os.chown(home / ".oidentd.conf", 12345, -1)
-
-
-def prefer_another(home: Path) -> None:
-    """Make the file that counts before this one."""
-    (home / ".config").mkdir()
-    (home / ".config" / "oidentd.conf").write_text(FILE)
-
-
-def make_config(home: Path) -> None:
-    """Make the folder for a file that would count before this one."""
-    (home / ".config").mkdir()
-
-
-def link_config(home: Path) -> None:
-    """Let that folder be a link, to where looking might block."""
-    (home / ".config").symlink_to("/proc/self")
-
-
-def replace_the_home(home: Path) -> None:
-    """Put another home directory in its place."""
-    home.rename(home.with_name("old"))
-    shutil.copytree(home.with_name("old"), home)
-
-
-CHANGES = (
-    rewrite, rewrite_unseen, set_the_time, replace_by_link, replace_by_copy, remove, forbid, close_the_home,
-    give_away, prefer_another, make_config, link_config, replace_the_home,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("change", CHANGES, ids=[change.__name__ for change in CHANGES])
-def test_every_change_is_noticed(home: Path, change: Callable[[Path], None]) -> None:
-    """Whatever happens to a user's files, at once, what is known of them no longer holds, and is gone for good."""
-    (home / ".oidentd.conf").write_text(FILE)
-    settle()
-    memory = Memory()
-    met(memory)
-    assert memory.recall(os.getuid()) is not None
-    change(home)
-    assert memory.recall(os.getuid()) is None
+    clock[0] = room.SECONDS
     assert memory.recall(os.getuid()) is None
 
 
-@pytest.mark.parametrize("make", [None, rewrite, prefer_another])
-def test_changes_where_there_was_nothing(home: Path, make: Callable[[Path], None] | None) -> None:
-    """That a user has no file holds for as long as they make none."""
-    memory = Memory()
-    met(memory)
-    if make is not None:
-        make(home)
-    assert (memory.recall(os.getuid()) is None) == (make is not None)
-
-
-def test_what_has_just_changed_is_not_kept(home: Path) -> None:
-    """A file might change again within the same tick of the clock, so it is not relied upon until it has rested."""
-    (home / ".oidentd.conf").write_text(FILE)
-    memory = Memory()
-    met(memory)
-    assert memory.recall(os.getuid()) is None
-    settle()
-    met(memory)
-    assert memory.recall(os.getuid()) is not None
-
-
-def test_an_old_time_does_not_make_a_file_old(home: Path) -> None:
-    """Its owner can set a file's time back, but not that of its last change."""
-    (home / ".oidentd.conf").write_text(FILE)
-    os.utime(home / ".oidentd.conf", (1, 1))
-    memory = Memory()
-    met(memory)
-    assert memory.recall(os.getuid()) is None
-
-
-def test_a_change_while_it_is_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What changes during the reading is not kept: nobody knows which of the two was read."""
-    (home / ".oidentd.conf").write_text(FILE)
-    settle()
-    real = user_file.fetch
-
-    def fetch(uid: int, folder: str) -> Any:
-        found = real(uid, folder)
-        (home / ".config").mkdir()
-        return found
-
-    monkeypatch.setattr(user_file, "fetch", fetch)
-    memory = Memory()
-    met(memory)
-    assert memory.recall(os.getuid()) is None
-
-
-def test_links_are_not_followed(home: Path) -> None:
-    """A file that is a link is not kept: it may lead to where looking blocks."""
-    (home / "real").write_text(FILE)
-    (home / ".oidentd.conf").symlink_to("real")
-    settle()
-    memory = Memory()
-    file = met(memory).user_file()
-    assert not isinstance(file, Unknown)
-    assert file.blocks
-    assert memory.recall(os.getuid()) is None
-
-
-@pytest.mark.parametrize("where", ["/proc/self", "/dev/shm"])
-def test_only_local_file_systems_are_looked_at(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home on procfs is as good as one on NFS: never kept. One on tmpfs is."""
-    kept = where == "/dev/shm"
-    if kept and not changes._is_local(os.stat(where).st_dev):
-        skip("needs a tmpfs on /dev/shm")
-    lives_in(monkeypatch, where)
-    memory = Memory()
-    met(memory)
-    looked: list[str] = []
-    real = os.lstat
-
-    def lstat(path: str) -> os.stat_result:
-        looked.append(path)
-        return real(path)
-
-    monkeypatch.setattr(os, "lstat", lstat)
-    assert (memory.recall(os.getuid()) is not None) == kept
-    assert bool(looked) == kept, "the loop looks there, or does not"
-
-
-@pytest.mark.parametrize("error", [OSError(5, "EIO"), OSError(116, "ESTALE")])
-def test_a_file_system_that_fails(home: Path, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
-    """No state that could be relied upon: nothing is kept."""
-
-    def fail(path: str) -> None:
-        raise error
-
-    memory = Memory()
-    met(memory)
-    monkeypatch.setattr(os, "lstat", fail)
-    assert memory.recall(os.getuid()) is None
-
-
-def test_no_proc_to_tell_the_file_system(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where /proc does not say what kind it is, it is taken to be none of the local ones."""
-    monkeypatch.setattr(changes, "_LOCAL", frozenset())
-    memory = Memory()
-    met(memory)
-    assert memory.recall(os.getuid()) is None
+def test_names_are_kept_within_a_limit() -> None:
+    """D10. Whoever replies with ever longer names fills no memory."""
+    facts = Facts(7)
+    for number in range(20):
+        facts.uid_of(b"%d" % number + b"x" * 500)
+    facts.stop_asking()
+    assert isinstance(facts.uid_of(b"0" + b"x" * 500), Unknown)
 
 
 @pytest.mark.parametrize("nowhere", ["", "relative/home"])

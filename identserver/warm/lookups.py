@@ -171,7 +171,7 @@ class Lookups:
         except (SockDiagUnavailable, ImportError):  # the latter: there is no pyroute2
             return self._find_in_thread(server, client, arrival)
         facts = self._memory.recall(owner.uid)
-        if facts is not None:
+        if facts is not None and not facts.needed_file:
             found = answer(owner, server, client, self._system, facts)
             if not isinstance(found, Unknown):
                 return found

@@ -67,10 +67,9 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     lookups = Lookups(loop, system, limit, complain, readers, sub_ids)
     system_file = reloading.SystemFile(options, seen, system, lookups.in_thread, lookups.use, log)
     try:
-        Server(listeners, options, log, idle, limit, loop, lookups, system_file, complain).run()
+        Server(listeners, options, log, idle, loop, lookups, system_file, complain, limit).run()
     finally:
         readers.close()
-        loop.close()
         if lookups.any_busy:
             os._exit(os.EX_OK)  # a stuck thread would be waited for
 
@@ -99,9 +98,8 @@ class Server:
     """
 
     def __init__(
-        self, listeners: list[socket.socket], options: Options, log: Log, idle: float, limit: int,
-        loop: asyncio.AbstractEventLoop, lookups: Lookups, system_file: reloading.SystemFile,
-        complain: Callable[[str], object],
+        self, listeners: list[socket.socket], options: Options, log: Log, idle: float, loop: asyncio.AbstractEventLoop,
+        lookups: Lookups, system_file: reloading.SystemFile, complain: Callable[[str], object], limit: int,
     ) -> None:  # fmt: skip
         """:param idle: seconds without a connection after which to end; 0: never.
 
@@ -135,6 +133,7 @@ class Server:
             self._acceptor.give_back()
             self._connections.abort()
             self._lookups.close()
+            self._loop.close()
 
     def stop(self) -> None:
         """Accept no more, finish what is under way, end."""

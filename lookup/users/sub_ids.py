@@ -1,7 +1,7 @@
-"""Whose are the uids of a container?  (subuid(5))
+"""Whose are the uids of a container?
 
-A user may give the uids of their ranges to processes of their own, without any privilege. So what is limited for one
-owner is limited for the user and these uids together.
+A user may give the uids of their ranges (subuid(5)) to processes of their own, without any privilege. So what is
+limited for one owner is limited for the user and these uids together.
 """
 
 from __future__ import annotations
