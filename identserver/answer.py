@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lookup.config.blocks import System
     from lookup.config.policy import Decision
     from lookup.connection import Address
+    from lookup.kernel.arrival import Arrival
     from lookup.owner import Answer, Fetch
 
     from .options import Options
@@ -37,8 +38,11 @@ _SHOWN = 80
 class AnsweringServer(IdentServer):
     """The server that identd is: asks `lookup`, applies the options, logs what it replied."""
 
-    def __init__(self, options: Options, log: Log, look_up: Callable[[Address, Address], Any]) -> None:
-        """:param look_up: returns the owner's `Answer`, or what `IdentServer.lookup` may return in place of it."""
+    def __init__(self, options: Options, log: Log, look_up: Callable[..., Any]) -> None:
+        """:param look_up: returns the owner's `Answer`, or what `IdentServer.lookup` may return in place of it.
+
+        It is given the two addresses, and the transport's `Arrival`: how the query came in.
+        """
         self.multi_query = options.multi_query
         self._options = options
         self._log = log
@@ -53,7 +57,7 @@ class AnsweringServer(IdentServer):
     def lookup(self, serverAddress: Address, clientAddress: Address) -> Any:
         if self._options.reply_all is not None:
             return "UNIX", self._options.reply_all
-        return self._look_up(serverAddress, clientAddress)
+        return self._look_up(serverAddress, clientAddress, self.transport.arrival)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.refuse(f"a line that has not ended after {self.MAX_LENGTH} octets", line)
@@ -132,15 +136,15 @@ class Lookups:
         self._load = load
         self._fetch = fetch
 
-    def look_up(self, serverAddress: Address, clientAddress: Address) -> Answer:
+    def look_up(self, serverAddress: Address, clientAddress: Address, arrival: Arrival | None) -> Answer:
         """Do all that one query needs. May block for `LOOKUP_SECONDS`. :raises IdentError: nobody can be named."""
-        return in_time(self._look_up, serverAddress, clientAddress)
+        return in_time(self._look_up, serverAddress, clientAddress, arrival)
 
-    def _look_up(self, server: Address, client: Address) -> Answer:
+    def _look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Answer:
         import lookup  # what it needs is imported once there is a query to look up
         from lookup.owner import Facts, answer
 
-        owner = lookup.find(server, client)
+        owner = lookup.find(server, client, arrival)
         found = answer(owner, server, client, self._load(), Facts(owner.uid, self._fetch))
         if isinstance(found, Unknown):
             raise IdentError(found.reason, owner.uid)
@@ -180,6 +184,7 @@ class _OneReply:
     """A transport that keeps what is written as ``reply``."""
 
     disconnecting = False
+    arrival = None
 
     def __init__(self, host: str, peer: str) -> None:
         from .inherited import Endpoint
@@ -203,7 +208,7 @@ class _OneReply:
 def reply_line(outcome: Answer | Exception, server: Address, client: Address, options: Options) -> str:
     """Return the line that a client gets for an answer, or for an exception."""
 
-    def given(*_: Address) -> Answer:
+    def given(*_: object) -> Answer:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

@@ -24,6 +24,8 @@ class TextTransport:
     """Standard input and output. ``errno``: why replies can't be written."""
 
     errno = 0
+    #: Nothing tells how the query would have come in.
+    arrival = None
 
     def __init__(self, host: str, peer: str) -> None:
         self._host, self._peer = Endpoint(host), Endpoint(peer)

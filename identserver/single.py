@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from lookup.kernel.arrival import Arrival
+
     from .inherited import Endpoint
     from .options import Options
 
@@ -45,6 +47,13 @@ class SocketTransport:
 
     def getPeer(self) -> Endpoint:
         return self._peer
+
+    @property
+    def arrival(self) -> Arrival:
+        """How the query came in."""
+        from lookup.kernel.arrival import Arrival  # once there is a query to look up
+
+        return Arrival(self._socket)
 
     def read(self) -> bytes:
         """Return what the client sent next, ``b""`` at its end. :raises OSError: the deadline, or a reset."""

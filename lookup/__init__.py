@@ -10,14 +10,19 @@ its place; `owner` puts them together. Nothing here prints, logs or reads argv.
 
 from __future__ import annotations
 
-from .errors import ConfigError, HiddenUser, IdentError, InvalidPort, NoUser, Unknown
+from .errors import ConfigError, HiddenUser, IdentError, InvalidPort, NotAccepted, NoUser, Unknown
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from typing import Any
 
     from .connection import Address, Owner
+    from .kernel.arrival import Arrival
     from .owner import Answer
+
+#: Seconds for which a connection that waits to be accepted is looked at again before it is nobody's: clients ask that
+#: early. And how long to wait before each look.
+ACCEPT_SECONDS, ACCEPT_PAUSES = 0.2, (0.01, 0.02, 0.04, 0.06, 0.08)
 
 __all__ = [
     "Answer", "ConfigError", "HiddenUser", "IdentError", "InvalidPort", "NoUser", "Unknown",
@@ -47,16 +52,36 @@ def lookup(serverAddress: Address, clientAddress: Address) -> Answer:
     return found
 
 
-def find(serverAddress: Address, clientAddress: Address) -> Owner:
-    """Like `lookup`, but return the socket's `Owner`, with the uid in place of the name."""
+def find(serverAddress: Address, clientAddress: Address, arrival: Arrival | None = None) -> Owner:
+    """Like `lookup`, but return the socket's `Owner`, with the uid in place of the name.
+
+    :param arrival: how the query came in: only a connection that can be meant there counts.
+    """
     for _, port in (serverAddress, clientAddress):
         if not 1 <= port <= 65535:
             raise InvalidPort(f"port {port}")
+    began = None
+    for pause in ACCEPT_PAUSES:
+        try:
+            return _find(serverAddress, clientAddress, arrival)
+        except NotAccepted:
+            import time
+
+            now = time.monotonic()
+            began = began or now
+            if now + pause > began + 2 * ACCEPT_SECONDS:  # psutil takes its time
+                raise
+            time.sleep(pause)
+    return _find(serverAddress, clientAddress, arrival)
+
+
+def _find(serverAddress: Address, clientAddress: Address, arrival: Arrival | None) -> Owner:
+    """Do `find` once."""
     from .kernel import sock_diag  # pyroute2's codec takes 16 ms: after the query was found valid
 
     try:
         if serverAddress[0] and clientAddress[0]:
-            return sock_diag.find(serverAddress, clientAddress)
+            return sock_diag.find(serverAddress, clientAddress, arrival)
         from .kernel import dumps  # only for people, who may leave a host out
 
         return dumps.find_by_ports(serverAddress, clientAddress)
@@ -64,9 +89,13 @@ def find(serverAddress: Address, clientAddress: Address) -> Owner:
         from .kernel import processes  # only where the kernel has no sock_diag
 
         try:
-            return processes.find(serverAddress, clientAddress)
+            return processes.find(serverAddress, clientAddress, arrival)
         except ImportError as error:
             raise IdentError(f"neither sock_diag ({unavailable}) nor psutil ({error}) can be asked") from error
+        except NoUser:
+            raise
+        except IdentError as error:
+            raise IdentError(f"{error.detail}; sock_diag can't be asked: {unavailable}", error.uid) from error
 
 
 def import_all() -> None:
@@ -76,7 +105,7 @@ def import_all() -> None:
     """
     from . import owner, user_namespace  # noqa: F401
     from .config import changes, forward, policy, system_file  # noqa: F401
-    from .kernel import devices, dumps, processes, sock_diag  # noqa: F401
+    from .kernel import arrival, candidates, devices, dumps, processes, routes, sock_diag  # noqa: F401
     from .users import database, names  # noqa: F401
 
 

@@ -40,18 +40,22 @@ class Owner:
 
     ``uid`` is the user id of the process that created or accepted the socket; ``inode`` the socket's
     (0 where the source does not have it); ``state`` its TCP state; ``server`` and ``client`` the two
-    ``(host, port)`` ends as the query calls them; ``source`` who found it: ``"sock_diag"`` or ``"psutil"``.
+    ``(host, port)`` ends as the query calls them; ``source`` who found it: ``"sock_diag"`` or ``"psutil"``;
+    ``device`` the index of the device that the socket is bound to (0: none, or the source does not have it).
     """
 
-    __slots__ = ("client", "inode", "server", "source", "state", "uid")
+    __slots__ = ("client", "device", "inode", "server", "source", "state", "uid")
 
-    def __init__(self, uid: int, inode: int, state: str, server: Address, client: Address, source: str) -> None:
+    def __init__(
+        self, uid: int, inode: int, state: str, server: Address, client: Address, source: str, device: int = 0
+    ) -> None:
         self.uid = uid
         self.inode = inode
         self.state = state
         self.server = server
         self.client = client
         self.source = source
+        self.device = device
 
     @property
     def ends(self) -> str:

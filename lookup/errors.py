@@ -37,6 +37,10 @@ class NoUser(IdentError):
     identDescription = "NO-USER"
 
 
+class NotAccepted(NoUser):
+    """The connection waits for some process to accept it: who looks again in a moment may find its holder."""
+
+
 class InvalidPort(IdentError):
     """A port in the query is not a number from 1 to 65535: ``INVALID-PORT``."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from lookup.kernel.arrival import Arrival
+
 from ..inherited import endpoint
 
 TYPE_CHECKING = False  # see deadlines.py
@@ -58,6 +60,11 @@ class Connection:
 
     def getPeer(self) -> Endpoint:
         return self._peer
+
+    @property
+    def arrival(self) -> Arrival:
+        """How the query came in."""
+        return Arrival(self._socket)
 
     def write(self, data: bytes) -> None:
         self._settle_later()

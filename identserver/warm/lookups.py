@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import lookup
-from lookup.errors import IdentError, NoUser, Unknown
+from lookup.errors import IdentError, NotAccepted, NoUser, Unknown
 from lookup.kernel.sock_diag import SockDiag, SockDiagUnavailable
 from lookup.owner import Facts, Memory, answer
 
@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 
     from lookup.config.blocks import System
     from lookup.connection import Address, Owner
+    from lookup.kernel.arrival import Arrival
 
     Question = tuple[Owner, Address, Address, "System | None"]
+
+
+#: How many queries may wait until somebody accepts the connection that they are about; and how many of one asker.
+MAX_WAITING, MAX_WAITING_OF_ONE = 512, 32
 
 
 class Pending:
@@ -64,6 +69,8 @@ class Lookups:
         self._workers = Workers(loop, complain)
         self._memory = Memory()
         self._diag: SockDiag | None = None
+        #: By asker: how many of their queries wait until somebody accepts the connection that they are about.
+        self._waiting: dict[str, int] = {}
 
     def use(self, system: System | None) -> None:
         """Have another system file count for every query from here on."""
@@ -80,22 +87,64 @@ class Lookups:
             self._diag.close()
             self._diag = None
 
-    def look_up(self, server: Address, client: Address) -> Any:
+    def look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Any:
         """Return the answer about the connection between two endpoints, or the `Pending` that it will come by.
 
+        :param arrival: how the query came in.
         :raises IdentError: nobody can be named.
         """
         try:
+            return self._look_up(server, client, arrival)
+        except NotAccepted:
+            return self._look_again(server, client, arrival)
+
+    def _look_again(self, server: Address, client: Address, arrival: Arrival | None) -> Pending:
+        """Look up again, for `lookup.ACCEPT_SECONDS` at most, until some process has accepted the connection.
+
+        :raises IdentError: too many queries wait for that.
+        """
+        asker = client[0]
+        if self._waiting.get(asker, 0) >= MAX_WAITING_OF_ONE or sum(self._waiting.values()) >= MAX_WAITING:
+            raise IdentError("too many queries are about connections that nobody has accepted yet")
+        self._waiting[asker] = self._waiting.get(asker, 0) + 1
+        pending = self._pending(ANY_OWNER)
+        pauses = iter(lookup.ACCEPT_PAUSES)
+
+        def look() -> None:
+            try:
+                found = self._look_up(server, client, arrival)
+            except NotAccepted as error:
+                pause = next(pauses, None)
+                if pause is not None:
+                    self._loop.call_later(pause, look)
+                    return
+                found = error
+            except Exception as error:
+                found = error
+            self._waiting[asker] -= 1
+            if not self._waiting[asker]:
+                del self._waiting[asker]
+            if isinstance(found, Pending):
+                found.addCallbacks(pending.settle, lambda failure: pending.settle(failure.value))
+            else:
+                pending.settle(found)
+
+        self._loop.call_later(next(pauses), look)
+        return pending
+
+    def _look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Any:
+        """Do `look_up` once."""
+        try:
             if self._diag is None:
                 self._diag = SockDiag()
-            owner = self._diag.find(server, client)
+            owner = self._diag.find(server, client, arrival)
         except NoUser:
             raise
         except IdentError:
             self.close()
             raise
         except (SockDiagUnavailable, ImportError):  # the latter: there is no pyroute2
-            return self._find_in_thread(server, client)
+            return self._find_in_thread(server, client, arrival)
         facts = self._memory.recall(owner.uid)
         if facts is not None:
             found = answer(owner, server, client, self._system, facts)
@@ -113,21 +162,21 @@ class Lookups:
         late = IdentError(f"the lookup took longer than {LOOKUP_SECONDS:g} s", uid)
         return Pending(self._loop, LOOKUP_SECONDS, late)
 
-    def _find_in_thread(self, server: Address, client: Address) -> Pending:
+    def _find_in_thread(self, server: Address, client: Address, arrival: Arrival | None) -> Pending:
         """Look up where psutil, which takes its time, has to find the owner first: two jobs within one deadline."""
         pending = self._pending(ANY_OWNER)
 
         def found(owner: Owner) -> None:
             self._workers.call(owner.uid, pending, self._answer, (owner, server, client, self._system))
 
-        finding = self.in_thread(ANY_OWNER, self._find, (server, client), alone=True)
+        finding = self.in_thread(ANY_OWNER, self._find, (server, client, arrival), alone=True)
         finding.addCallbacks(found, lambda failure: pending.settle(failure.value))
         return pending
 
-    def _find(self, ends: list[tuple[Address, Address]]) -> Iterator[Owner]:
+    def _find(self, ends: list[tuple[Address, Address, Arrival | None]]) -> Iterator[Owner]:
         """Run in a thread."""
-        for server, client in ends:
-            yield lookup.find(server, client)
+        for server, client, arrival in ends:
+            yield lookup.find(server, client, arrival)
 
     def _answer(self, questions: list[Question]) -> Iterator[Any]:
         """Run in a thread: find the answers about one owner's connections, and remember for the loop what was asked.

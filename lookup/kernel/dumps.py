@@ -34,9 +34,11 @@ def find_by_ports(server: Address, client: Address) -> Owner:
                 and remote in (None, message["idiag_dst"])
             ):
                 held.append(owner)
-    if not held:
-        raise NoUser("no such connection")
-    return held_by_a_process(held, f"{server[1]},{client[1]}")
+        if not held:
+            raise NoUser("no such connection")
+        found = held_by_a_process(held, f"{server[1]},{client[1]}")
+        diag.check_uid(found.uid)
+    return found
 
 
 def held_by(uid: int) -> list[Owner]:

@@ -11,26 +11,34 @@ import stat
 import sys
 
 from ..connection import Owner, pack, the_only
-from ..errors import IdentError, NoUser
-from ..user_namespace import sees_every_uid
+from ..errors import IdentError, NotAccepted, NoUser
+from ..user_namespace import check_owner, sees_every_uid
+from .arrival import cookie_of
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from typing import Any
 
     from ..connection import Address
+    from .arrival import Arrival
 
 #: CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE (linux/capability.h): with both, every /proc/PID/fd is open to us.
 _SEES_PROCESSES = 1 << 2 | 1 << 19
 
+#: In which a connection may wait in accept()'s queue, and before that for the far end.
+_UNACCEPTED = {"ESTABLISHED", "CLOSE_WAIT", "SYN_RECV"}
 
-def find(server: Address, client: Address) -> Owner:
+
+def find(server: Address, client: Address, arrival: Arrival | None = None) -> Owner:
     """Return who holds the connection between two endpoints of which ``server`` is on this host.
 
-    A host may be ``""``: any will do.
+    A host may be ``""``: any will do. By which device the query came in does not matter: the table does not tell
+    which one a socket is bound to.
 
-    :raises NoUser: there is no such connection, or no process holds it.
-    :raises IdentError: we may not see its holder, or connections of different owners fit.
+    :param arrival: how the query came in, where it came by a connection.
+    :raises NoUser: there is no such connection, or no process holds it; `NotAccepted`: not yet.
+    :raises IdentError: we may not see its holder, connections of different owners fit, the query came in by another
+        network namespace, or the owner's uid may mean somebody else here.
     :raises ValueError: a host is not an address.
     """
     import psutil  # 17 ms, and only where sock_diag is missing
@@ -38,6 +46,8 @@ def find(server: Address, client: Address) -> Owner:
     if client[0].lower().startswith("fe80:") and not _is_the_only_link():
         # The table has no scopes, and any link may have the same addresses.
         raise IdentError("psutil does not know which link a connection is on")
+    if arrival is not None and sys.platform == "linux":
+        _check_namespace(psutil, arrival)
     wanted = (_packed(server[0]), server[1], _packed(client[0]), client[1])
     try:
         connections = psutil.net_connections("tcp")
@@ -52,8 +62,37 @@ def find(server: Address, client: Address) -> Owner:
         raise NoUser("no such connection (psutil)")
     owners = [owner for owner in (_owner(psutil, connection, wanted) for connection in fitting) if owner]
     if not owners:
-        raise NoUser("no process holds the connection (psutil)")
-    return the_only(owners, f"{server[1]},{client[1]}")
+        kind = NotAccepted if any(connection.status in _UNACCEPTED for connection in fitting) else NoUser
+        raise kind("no process holds the connection (psutil)")
+    if len(owners) < len(fitting) and any(owner.state == "SYN_SENT" for owner in owners):
+        # The far end has not answered. If it knows a connection with these ends it is another one.
+        raise IdentError("no process holds a connection with the same ends (psutil)")
+    owner = the_only(owners, f"{server[1]},{client[1]}")
+    if sys.platform == "linux":
+        check_owner(owner.uid)
+    return owner
+
+
+def _check_namespace(psutil: Any, arrival: Arrival) -> None:
+    """Rule out that the query came in by another network namespace. :raises IdentError: nothing shows that it did not.
+
+    Where the kernel has no cookie, our own connections that the table of this namespace has must be shown to us.
+    """
+    import socket
+
+    try:
+        with socket.socket() as ours:
+            if arrival.cookie and arrival.cookie == cookie_of(ours):
+                return
+        fd = arrival.socket.fileno()
+        process = psutil.Process()
+        held = getattr(process, "net_connections", None) or process.connections
+        if not arrival.cookie and any(connection.fd == fd for connection in held("tcp")):
+            return
+    except (OSError, psutil.Error):
+        # EMFILE, ENFILE, ENOMEM: the process or the host has run out. EACCES, ENOENT: /proc is closed, or not there.
+        pass
+    raise IdentError("the query came in by another network namespace than the one that identd is in")
 
 
 def _is_the_only_link() -> bool:

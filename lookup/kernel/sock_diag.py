@@ -7,12 +7,15 @@ cost on an idle host and on one with a million sockets; no privilege is needed. 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
+import time
 
 from ..connection import TCP_STATES, Owner, pack, the_only, unpack
-from ..errors import IdentError, NoUser
+from ..errors import IdentError, NotAccepted, NoUser
 from . import codec
+from .arrival import cookie_of
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -20,7 +23,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..connection import Address
+    from .arrival import Arrival
     from .devices import Devices
+
+    #: Of a connection: address and port here, address and port of the far end.
+    Ends = tuple[bytes, int, bytes, int]
 
 #: How many requests go to the kernel in one datagram: their answers must fit in the default receive buffer (208 KiB).
 _BATCH = 64
@@ -28,12 +35,21 @@ _BATCH = 64
 #: Octets. The kernel fills a dump's datagrams up to 32 KiB (netlink(7)).
 _LARGEST_DATAGRAM = 65536
 
+#: How many times a second the kernel's table may be walked for connections that are not answered yet: 10 ms each, where
+#: there are 200,000 sockets.
+MAX_WALKS = 10
+
 _NETLINK_SOCK_DIAG = 4  # linux/netlink.h
 _SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
-_NLMSG_DONE = 3
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _NO_COOKIE = 0xFFFFFFFFFFFFFFFF  # INET_DIAG_NOCOOKIE
 _ALL_STATES = 0xFFFFFFFF
+#: Of a connection, or of what is left of one: neither a listening socket nor one that is only bound.
+_CONNECTED = _ALL_STATES & ~(1 << TCP_STATES.index("LISTEN") | 1 << TCP_STATES.index("BOUND_INACTIVE"))
+#: In which a connection may wait in accept()'s queue; and before that for the far end to confirm it, or to say
+#: something (TCP_DEFER_ACCEPT).
+_UNACCEPTED = {"ESTABLISHED", "CLOSE_WAIT", "SYN_RECV", "NEW_SYN_RECV"}
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port id
 _ERROR = struct.Struct("=i")  # struct nlmsgerr begins with it, and so does what ends a dump: a negative errno, or 0
 #: What differs between two requests, and where it is in them: the header's sequence number; after the header, four
@@ -42,10 +58,21 @@ _SEQUENCE = 8
 _SOCKET_ID = struct.Struct(">HH16s16s")
 _IDIAG_SPORT = _HEADER.size + 4 + 4
 _IDIAG_IF = _IDIAG_SPORT + _SOCKET_ID.size
+_INET_DIAG_MSG = 72  # octets of struct inet_diag_msg
+
+#: The inode of the first user namespace, where every uid is what it is (PROC_USER_INIT_INO, linux/proc_ns.h).
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD
 
 
 class SockDiagUnavailable(Exception):
     """This system, or the sandbox that the process runs in, has no sock_diag for TCP."""
+
+
+class _Nonsense(IdentError):
+    """What came is no answer of the kernel's as we know them."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"sock_diag's answer makes no sense: {what}")
 
 
 class _KernelError(IdentError):
@@ -56,17 +83,19 @@ class _KernelError(IdentError):
         self.number = number
 
 
-def find(server: Address, client: Address) -> Owner:
+def find(server: Address, client: Address, arrival: Arrival | None = None) -> Owner:
     """Return who holds the connection between two endpoints of which ``server`` is on this host.
 
     :param server: ``(host, port)`` of the local end; :param client: of the far end.
-    :raises NoUser: there is no such connection, or no process holds it.
-    :raises IdentError: the kernel answered with an error, or sockets of different owners fit.
+    :param arrival: how the query came in. Without it, sockets that are bound to any device fit.
+    :raises NoUser: there is no such connection, or no process holds it; `NotAccepted`: not yet.
+    :raises IdentError: the kernel answered with an error, sockets of different owners fit, the query came in by
+        another network namespace, or the owner's uid may mean somebody else here.
     :raises SockDiagUnavailable: another source must be asked.
     :raises ValueError: a host is not an address.
     """
     with SockDiag() as diag:
-        return diag.find(server, client)
+        return diag.find(server, client, arrival)
 
 
 class SockDiag:
@@ -81,6 +110,10 @@ class SockDiag:
         self._exact: dict[int, bytearray] = {}
         self._devices: Devices | None = None
         self._has_tcp_diag = False
+        self._has_every_uid: bool | None = None
+        self._cookie: bytes | None = None
+        #: When the table was walked, in the last second.
+        self._walks: list[float] = []
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
         except AttributeError:
@@ -104,28 +137,37 @@ class SockDiag:
     def close(self) -> None:
         self._socket.close()
 
-    def find(self, server: Address, client: Address) -> Owner:
+    def find(self, server: Address, client: Address, arrival: Arrival | None = None) -> Owner:
         """See the function `find`."""
         local, scope = pack(server[0])
         remote, remote_scope = pack(client[0])
         if len(local) != len(remote):
             raise NoUser("the two addresses are of different families")
+        if arrival is not None:
+            self._check_namespace(arrival)
         scope = scope or remote_scope
-        held = self._holders(local, server, remote, client, [scope])
-        if not held and not scope:
-            # Only a socket bound to a device (SO_BINDTODEVICE) is hidden from a request without interface.
-            held = self._holders(local, server, remote, client, self._interfaces())
-        if not held:
+        ends = local, server[1], remote, client[1]
+        found = self._holders(ends, [scope or (arrival.bound if arrival is not None else 0)])
+        if arrival is not None and arrival.bound and found:
+            from .candidates import reached_by  # only where the listening socket is bound to a device, or link-local
+
+            found = reached_by(arrival.bound, ends, found)
+        if not found and not scope:
+            # A socket bound to a device (SO_BINDTODEVICE) is hidden from a request without that interface.
+            found = self._holders(ends, self._interfaces(arrival, ends))
+        if not found:
             self._check_tcp_diag()
             raise NoUser("no such connection")
-        return held_by_a_process(held, f"{server[1]},{client[1]}")
+        if any(owner.state == "SYN_SENT" for owner in found.values()):
+            found.update(self._with_these_ends(ends, scope))
+        owner = held_by_a_process(list(found.values()), f"{server[1]},{client[1]}")
+        self.check_uid(owner.uid)
+        return owner
 
-    def _holders(
-        self, local: bytes, server: Address, remote: bytes, client: Address, interfaces: list[int]
-    ) -> list[Owner]:
-        """Ask for the connection once per interface; return each socket found, once."""
+    def _holders(self, ends: Ends, interfaces: list[int]) -> dict[int, Owner]:
+        """Ask for the connection once per interface; return each socket found, once, by its cookie."""
         found = {}
-        template = self._request_for(local, server[1], remote, client[1])
+        template = self._request_for(*ends)
         for start in range(0, len(interfaces), _BATCH):
             batch = interfaces[start : start + _BATCH]
             requests = bytearray()
@@ -137,11 +179,66 @@ class SockDiag:
                 for message in self._receive(ignore=errno.ENOENT):
                     owner = self.owner(message)
                     # With no such connection the kernel answers with whoever listens on the local port.
-                    if (message["idiag_src"], owner.server[1], message["idiag_dst"], owner.client[1]) == (
-                        local, server[1], remote, client[1],
-                    ):  # fmt: skip
+                    if _ends(message) == ends:
                         found[message["idiag_cookie"]] = owner
-        return list(found.values())
+        return found
+
+    def _check_namespace(self, arrival: Arrival) -> None:
+        """Rule out that the query came in by another network namespace, whose connections may have the same ends.
+
+        :raises IdentError: it did, or nothing shows that it did not.
+        """
+        if self._cookie is None:
+            self._cookie = cookie_of(self._socket)
+        if arrival.cookie and arrival.cookie == self._cookie:
+            return
+        if arrival.cookie or self._cookie or not self._shows(arrival):
+            raise IdentError("the query came in by another network namespace than the one that identd is in")
+
+    def _shows(self, arrival: Arrival) -> bool:
+        """Return whether the query's own connection is among those that are asked about here."""
+        from .candidates import own_ends  # only where the kernel has no cookie
+
+        own = own_ends(arrival)
+        return own is not None and any(
+            owner.inode == own[1] for owner in self._holders(own[0], [arrival.bound]).values()
+        )
+
+    def _with_these_ends(self, ends: Ends, scope: int) -> dict[int, Owner]:
+        """Return every socket with these ends, whatever device it is bound to unless they have a scope, by its cookie.
+
+        The kernel gives a connection ends that another one has whose socket is bound to a device. Until the far end has
+        answered, nothing shows whose these are, and an exact request finds only the later one.
+
+        :raises IdentError: that was asked for too often in the last second.
+        """
+        from .candidates import families  # only for few connections
+
+        now = time.monotonic()
+        self._walks = [began for began in self._walks if began > now - 1]
+        if len(self._walks) >= MAX_WALKS:
+            raise IdentError(f"more than {MAX_WALKS} queries a second about connections without an answer so far")
+        self._walks.append(now)
+        found = {}
+        for family in families(ends):
+            for message in self.dump(family, ends[1], ends[3], states=_CONNECTED):
+                owner = self.owner(message)
+                if _ends(message) == ends and (not scope or owner.device in (0, scope)):
+                    found[message["idiag_cookie"]] = owner
+        return found
+
+    def check_uid(self, uid: int) -> None:
+        """Rule out that a uid means another user here than on the host. :raises IdentError: it may."""
+        if self._has_every_uid is None:
+            try:
+                self._has_every_uid = os.stat("/proc/self/ns/user").st_ino == _FIRST_USER_NAMESPACE
+            except OSError:
+                # ENOENT, EACCES: no /proc, or a kernel without user namespaces.
+                self._has_every_uid = False
+        if not self._has_every_uid:
+            from ..user_namespace import check_owner  # only within a user namespace
+
+            check_owner(uid)
 
     def _request_for(self, local: bytes, local_port: int, remote: bytes, remote_port: int) -> bytearray:
         """Return the exact request for a connection: the one that the codec built for its family, with its own id."""
@@ -153,10 +250,14 @@ class SockDiag:
         _SOCKET_ID.pack_into(template, _IDIAG_SPORT, local_port, remote_port, local, remote)
         return template
 
-    def _interfaces(self) -> list[int]:
-        """Return the indices of the interfaces."""
+    def _interfaces(self, arrival: Arrival | None, ends: Ends) -> list[int]:
+        """Return the indices of the interfaces that the socket may be bound to, where it was not found at once."""
+        if arrival is not None:
+            from .candidates import devices_for
+
+            return devices_for(arrival, ends)
         if self._devices is None:
-            from .devices import Devices  # only where no socket was found at once
+            from .devices import Devices
 
             self._devices = Devices()
         return self._devices.indices()
@@ -198,6 +299,7 @@ class SockDiag:
             hosts.append(unpack(message[name][:length]))
             message[name] = pack(hosts[-1])[0]
         return Owner(
+            device=message["idiag_if"],
             uid=message["idiag_uid"],
             inode=message["idiag_inode"],
             state=TCP_STATES[message["idiag_state"]],
@@ -278,25 +380,44 @@ class SockDiag:
                 raise IdentError(f"sock_diag answer: {error}") from error
             if len(data) >= _HEADER.size:
                 sequence = _HEADER.unpack_from(data)[3]
+        if not data:
+            raise _Nonsense("nothing")
         offset = 0
-        while offset + _HEADER.size <= len(data):
-            length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
+        while offset < len(data):
+            length, kind = _HEADER.unpack_from(data, offset)[:2] if offset + _HEADER.size <= len(data) else (0, 0)
             message = data[offset : offset + length]
             offset += (length + 3) & ~3
-            if kind == _SOCK_DIAG_BY_FAMILY:
+            if kind == _SOCK_DIAG_BY_FAMILY and len(message) == length >= _HEADER.size + _INET_DIAG_MSG:
                 yield self._decode(message)
                 continue
+            if kind not in (_NLMSG_ERROR, _NLMSG_DONE) or not _HEADER.size + _ERROR.size <= length == len(message):
+                raise _Nonsense(f"a message of type {kind}, {length} octets long, of which {len(message)} came")
             # Not by the codec, which takes 5 us: a query that finds nothing gets one of these for each interface.
             number = -_ERROR.unpack_from(message, _HEADER.size)[0]
-            if number not in (0, ignore):
-                raise _KernelError(number)
-            if kind == _NLMSG_DONE:
+            if number == 0:
+                if kind != _NLMSG_DONE or ignore:
+                    raise _Nonsense("success, and nothing with it")
                 yield None
+            elif number != ignore:
+                raise _KernelError(number)
 
     def _decode(self, data: bytes) -> Any:
         message = self._message(data)
-        message.decode()
+        try:
+            message.decode()
+        except Exception as error:
+            # The codec has its own exceptions, and lets those of struct through.
+            raise _Nonsense(f"{type(error).__name__}: {error}") from None
+        if message["idiag_family"] not in (socket.AF_INET, socket.AF_INET6):
+            raise _Nonsense(f"address family {message['idiag_family']}")
+        if not 1 <= message["idiag_state"] < len(TCP_STATES):
+            raise _Nonsense(f"TCP state {message['idiag_state']}")
         return message
+
+
+def _ends(message: Any) -> Ends:
+    """Return the ends of an inet_diag_msg that `SockDiag.owner` has translated."""
+    return message["idiag_src"], message["idiag_sport"], message["idiag_dst"], message["idiag_dport"]
 
 
 def held_by_a_process(found: list[Owner], ports: str) -> Owner:
@@ -306,8 +427,17 @@ def held_by_a_process(found: list[Owner], ports: str) -> Owner:
     nobody has accepted yet.
 
     :param found: at least one; :param ports: the question, for the error.
+    :raises NoUser: no process holds one; `NotAccepted`: not yet.
+    :raises IdentError: which one is meant is not sure.
     """
     held = [owner for owner in found if owner.inode]
     if not held:
-        raise NoUser(f"no process holds the connection: {found[0]!r}")
+        kind = NotAccepted if any(owner.state in _UNACCEPTED for owner in found) else NoUser
+        raise kind(f"no process holds the connection: {found[0]!r}")
+    for owner in held if len(held) < len(found) else ():
+        if owner.state == "SYN_SENT":
+            # The far end has not answered. If it knows a connection with these ends it is the other one.
+            for other in found:
+                if not other.inode and (other.server, other.client) == (owner.server, owner.client):
+                    raise IdentError(f"{ports} may be a connection that no process holds: {other!r}, not {owner!r}")
     return the_only(held, ports)

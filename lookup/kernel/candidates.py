@@ -1,0 +1,60 @@
+"""Which sockets may be meant, where an exact request does not decide that?"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from ..connection import pack
+from ..errors import IdentError
+from . import routes
+from .arrival import LOOPBACK
+
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from ..connection import Owner
+    from .arrival import Arrival
+    from .sock_diag import Ends
+
+
+def reached_by(device: int, ends: Ends, found: dict[int, Owner]) -> dict[int, Owner]:
+    """Leave out the sockets that are bound to no device, and whose packets leave by another one than this.
+
+    :param device: what the query's own socket is bound to.
+    """
+    return {
+        cookie: owner
+        for cookie, owner in found.items()
+        if owner.device or routes.leaves_by(ends[0], ends[2], owner.uid, device)
+    }
+
+
+def devices_for(arrival: Arrival, ends: Ends) -> list[int]:
+    """Return the devices that a socket may be bound to if it is the one that is asked about, and was not found so far.
+
+    :raises IdentError: the kernel does not tell by which one the query came in.
+    """
+    device = arrival.device()
+    if not device:
+        raise IdentError("no such connection without a device, and by which device the query came in is not known")
+    devices = {device}
+    if device == LOOPBACK:
+        # What is bound to a device and sends to that device's own address stays on this host.
+        devices |= {routes.device_of(ends[0]), routes.device_of(ends[2])}
+    return sorted(devices - {0, arrival.bound})
+
+
+def own_ends(arrival: Arrival) -> tuple[Ends, int] | None:
+    """Return the ends of the query's own connection, and its inode; None: it has none any more."""
+    try:
+        inode = os.fstat(arrival.socket.fileno()).st_ino
+        (host, port, *_), (far, far_port, *_) = arrival.socket.getsockname(), arrival.socket.getpeername()
+        return (pack(host)[0], port, pack(far)[0], far_port), inode
+    except (OSError, ValueError):
+        # EBADF, ENOTCONN: it has been closed, or reset.
+        return None
+
+
+def families(ends: Ends) -> tuple[int, ...]:
+    """Return the families of sockets that may have these ends: an IPv6 socket may have those of IPv4."""
+    return (socket.AF_INET, socket.AF_INET6) if len(ends[0]) == 4 else (socket.AF_INET6,)

@@ -1,0 +1,77 @@
+"""Which device does a packet leave by, and which device has an address?
+
+The kernel is asked by RTM_GETROUTE (rtnetlink(7)). Not through pyroute2: a query may wait for this.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+from ..errors import IdentError
+
+_RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
+_NLMSG_ERROR = 2
+_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_UID = 1, 2, 4, 25
+_RTM_F_FIB_MATCH = 0x2000
+_RTN_LOCAL = 2
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port id
+_ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg; its eighth octet is the kind of the route
+_ATTRIBUTE = struct.Struct("=HH")  # struct rtattr: length, type
+_KIND = _HEADER.size + 7
+
+
+def leaves_by(local: bytes, remote: bytes, uid: int, device: int) -> bool:
+    """Return whether what a user sends between two addresses leaves by a device, or stays on this host.
+
+    It is about sockets that are bound to no device. :raises IdentError: the kernel does not tell.
+    """
+    answer = _ask(remote, 0, (_RTA_SRC, local), (_RTA_UID, struct.pack("=I", uid)))
+    return bool(answer) and (answer[_KIND] == _RTN_LOCAL or _device(answer) == device)
+
+
+def device_of(address: bytes) -> int:
+    """Return the index of the device that has an address of this host; 0: none has. :raises IdentError: see there."""
+    answer = _ask(address, _RTM_F_FIB_MATCH)
+    return _device(answer) if answer and answer[_KIND] == _RTN_LOCAL else 0
+
+
+def _ask(remote: bytes, flags: int, *more: tuple[int, bytes]) -> bytes:
+    """Return the kernel's answer about the route to an address; nothing: there is no route."""
+    family = socket.AF_INET if len(remote) == 4 else socket.AF_INET6
+    attributes = b"".join(
+        _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value for kind, value in ((_RTA_DST, remote), *more)
+    )
+    source = len(remote) * 8 if more else 0
+    body = _ROUTE.pack(family, len(remote) * 8, source, 0, 0, 0, 0, 0, flags) + attributes
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as route:
+            route.setblocking(False)  # the kernel has answered when send() returns
+            route.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETROUTE, 1, 1, 0) + body)
+            answer, (sender, _) = route.recvfrom(65536)
+    except OSError as error:
+        # EMFILE, ENFILE, ENOMEM, ENOBUFS: the process or the host has run out. EACCES, EPERM: a security module.
+        raise IdentError(f"the kernel can't be asked for a route: {error.strerror}") from error
+    if sender != 0 or len(answer) < _HEADER.size + _ROUTE.size:
+        raise IdentError("the kernel's answer about a route makes no sense")
+    kind = _HEADER.unpack_from(answer)[1]
+    if kind == _RTM_NEWROUTE:
+        return answer
+    (number,) = struct.unpack_from("=i", answer, _HEADER.size)
+    # No route; or one that says "unreachable", "prohibit" or "blackhole".
+    if kind == _NLMSG_ERROR and -number in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
+        return b""
+    raise IdentError(f"the kernel does not tell a route: {errno.errorcode.get(-number, number)}")
+
+
+def _device(answer: bytes) -> int:
+    offset = _HEADER.size + _ROUTE.size
+    while offset + _ATTRIBUTE.size <= len(answer):
+        length, kind = _ATTRIBUTE.unpack_from(answer, offset)
+        if length < _ATTRIBUTE.size:
+            break
+        if kind == _RTA_OIF and length == _ATTRIBUTE.size + 4:
+            return int(struct.unpack_from("=I", answer, offset + _ATTRIBUTE.size)[0])
+        offset += (length + 3) & ~3
+    return 0
