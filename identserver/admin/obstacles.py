@@ -6,7 +6,7 @@ import os
 
 from lookup.errors import IdentError
 from lookup.kernel import sock_diag
-from lookup.user_namespace import sees_every_uid
+from lookup.user_namespace import owns_the_network, sees_every_uid
 from lookup.users import names
 
 
@@ -26,7 +26,7 @@ def obstacles() -> list[tuple[str, str]]:
         ))  # fmt: skip
     except ImportError as error:
         found.append((f"pyroute2 can't be imported: {error}", "install it; until then psutil answers"))
-    if not sees_every_uid():
+    if not sees_every_uid() and not owns_the_network():
         found.append((
             "a user namespace maps uids: owners outside it can't be named",
             "run identd outside it; in a systemd unit, leave PrivateUsers= out",
