@@ -23,7 +23,7 @@ MAX_USER_ID = 512
 _IN_TOKENS = dict.fromkeys(character for character in range(ord("!"), ord("~") + 1) if chr(character) not in ",:")
 
 #: The first 12 octets of an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2).
-_MAPPED = bytes(10) + b"\xff\xff"
+MAPPED = bytes(10) + b"\xff\xff"
 
 #: Interface indexes are 32 bits wide in netlink (struct inet_diag_sockid, linux/inet_diag.h).
 _LARGEST_INDEX = 0xFFFFFFFF
@@ -82,7 +82,7 @@ def pack(host: str) -> tuple[bytes, int]:
                 raise ValueError(f"an IPv4 address has no scope: {host!r}")
             return inet_pton(AF_INET, address), 0
         packed = inet_pton(AF_INET6, address)
-        if packed.startswith(_MAPPED):
+        if packed.startswith(MAPPED):
             return packed[12:], 0
         return packed, _interface(scope) if percent else 0
     except OSError:
@@ -104,7 +104,7 @@ def _interface(scope: str) -> int:
 
 def unpack(packed: bytes) -> str:
     """Return an address as text: the inverse of `pack`, without a scope."""
-    if len(packed) == 16 and packed.startswith(_MAPPED):
+    if len(packed) == 16 and packed.startswith(MAPPED):
         packed = packed[12:]
     return inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)
 

@@ -41,7 +41,11 @@ class Arrival:
         except OSError:
             # ENOPROTOOPT: before Linux 5.1, or another system. EBADF: it has been closed meanwhile.
             self.bound = 0
-        self.cookie = cookie_of(connection)
+        try:
+            self.cookie = connection.getsockopt(_SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:
+            # ENOPROTOOPT: before Linux 5.14, or another system. EBADF: it has been closed meanwhile.
+            self.cookie = b""
 
     def device(self) -> int:
         """Return the index of the device that the connection came in by; 0: the kernel does not tell.
@@ -67,12 +71,11 @@ def _index_in(told: bytes, *wanted: int) -> int:
 
     :param wanted: the level and type of the message that has it, and where it is in there.
     """
-    *kind, offset = wanted
     start = 0
     while start + _CMSGHDR.size <= len(told):
-        length, *this = _CMSGHDR.unpack_from(told, start)
-        at = start + _CMSGHDR.size + offset
-        if this == kind and at + 4 <= min(start + length, len(told)):
+        length, level, kind = _CMSGHDR.unpack_from(told, start)
+        at = start + _CMSGHDR.size + wanted[2]
+        if level == wanted[0] and kind == wanted[1] and at + 4 <= start + length <= len(told):
             return int.from_bytes(told[at : at + 4], byteorder)  # type: ignore[arg-type, unused-ignore]
         start += max(length + _WORD - 1, _CMSGHDR.size) // _WORD * _WORD
     return 0
@@ -80,8 +83,4 @@ def _index_in(told: bytes, *wanted: int) -> int:
 
 def cookie_of(one: socket.socket) -> bytes:
     """Return which network namespace a socket is in, as the kernel counts them; b"": it does not tell."""
-    try:
-        return one.getsockopt(_SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-    except OSError:
-        # ENOPROTOOPT: before Linux 5.14, or another system. EBADF: it has been closed meanwhile.
-        return b""
+    return Arrival(one).cookie

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .arrival import Arrival
     from .sock_diag import Ends
 
+_LOOPBACK_6 = bytes(15) + b"\1"
+
 
 def reached_by(device: int, ends: Ends, found: dict[int, Owner]) -> dict[int, Owner]:
     """Leave out the sockets that are bound to no device, and whose packets leave by another one than this.
@@ -37,11 +39,16 @@ def devices_for(arrival: Arrival, ends: Ends) -> list[int]:
     device = arrival.device()
     if not device:
         raise IdentError("no such connection without a device, and by which device the query came in is not known")
-    devices = {device}
-    if device == LOOPBACK:
-        # What is bound to a device and sends to that device's own address stays on this host.
-        devices |= {routes.device_of(ends[0]), routes.device_of(ends[2])}
+    if device != LOOPBACK or (_is_loopback(ends[0]) and _is_loopback(ends[2])):
+        return [] if device == arrival.bound else [device]
+    # What is bound to a device and sends to that device's own address stays on this host.
+    devices = {device, *(routes.device_of(one) for one in {ends[0], ends[2]} if not _is_loopback(one))}
     return sorted(devices - {0, arrival.bound})
+
+
+def _is_loopback(address: bytes) -> bool:
+    """Return whether an address is one of the loopback interface's own."""
+    return address[0] == 127 if len(address) == 4 else address == _LOOPBACK_6
 
 
 def own_ends(arrival: Arrival) -> tuple[Ends, int] | None:

@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 
-from ..connection import TCP_STATES, Owner, pack, the_only, unpack
+from ..connection import MAPPED, TCP_STATES, Owner, pack, the_only, unpack
 from ..errors import IdentError, NotAccepted, NoUser
 from . import codec
 from .arrival import cookie_of
@@ -58,7 +58,9 @@ _SEQUENCE = 8
 _SOCKET_ID = struct.Struct(">HH16s16s")
 _IDIAG_SPORT = _HEADER.size + 4 + 4
 _IDIAG_IF = _IDIAG_SPORT + _SOCKET_ID.size
-_INET_DIAG_MSG = 72  # octets of struct inet_diag_msg
+#: Octets of a header and a struct inet_diag_msg; of a header and what an error or the end of a dump has at least.
+_SHORTEST_MESSAGE, _SHORTEST_ERROR = _HEADER.size + 72, _HEADER.size + _ERROR.size
+_FAMILIES = (int(socket.AF_INET), int(socket.AF_INET6))
 
 #: The inode of the first user namespace, where every uid is what it is (PROC_USER_INIT_INO, linux/proc_ns.h).
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD
@@ -158,11 +160,14 @@ class SockDiag:
         if not found:
             self._check_tcp_diag()
             raise NoUser("no such connection")
-        if any(owner.state == "SYN_SENT" for owner in found.values()):
-            found.update(self._with_these_ends(ends, scope))
-        owner = held_by_a_process(list(found.values()), f"{server[1]},{client[1]}")
-        self.check_uid(owner.uid)
-        return owner
+        owners = list(found.values())
+        if len(owners) > 1 or owners[0].state == "SYN_SENT" or not owners[0].inode:
+            if any(owner.state == "SYN_SENT" for owner in owners):
+                found.update(self._with_these_ends(ends, scope))
+            owners = [held_by_a_process(list(found.values()), f"{server[1]},{client[1]}")]
+        if not self._has_every_uid:
+            self.check_uid(owners[0].uid)
+        return owners[0]
 
     def _holders(self, ends: Ends, interfaces: list[int]) -> dict[int, Owner]:
         """Ask for the connection once per interface; return each socket found, once, by its cookie."""
@@ -296,8 +301,9 @@ class SockDiag:
         hosts = []
         for name in ("idiag_src", "idiag_dst"):
             # A dual-stack socket's IPv4 connection comes back as family 10 with IPv4-mapped addresses.
-            hosts.append(unpack(message[name][:length]))
-            message[name] = pack(hosts[-1])[0]
+            octets = message[name][:length]
+            message[name] = octets = octets[12:] if octets.startswith(MAPPED) else octets
+            hosts.append(unpack(octets))
         return Owner(
             device=message["idiag_if"],
             uid=message["idiag_uid"],
@@ -378,19 +384,18 @@ class SockDiag:
             except OSError as error:
                 # ENOBUFS: answers overran the receive buffer. EAGAIN: the kernel stayed silent.
                 raise IdentError(f"sock_diag answer: {error}") from error
-            if len(data) >= _HEADER.size:
-                sequence = _HEADER.unpack_from(data)[3]
-        if not data:
-            raise _Nonsense("nothing")
+            sequence = _HEADER.unpack_from(data)[3] if len(data) >= _HEADER.size else -1
         offset = 0
         while offset < len(data):
-            length, kind = _HEADER.unpack_from(data, offset)[:2] if offset + _HEADER.size <= len(data) else (0, 0)
+            if offset + _HEADER.size > len(data):
+                raise _Nonsense("it ends within a header")
+            length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
             message = data[offset : offset + length]
             offset += (length + 3) & ~3
-            if kind == _SOCK_DIAG_BY_FAMILY and len(message) == length >= _HEADER.size + _INET_DIAG_MSG:
+            if kind == _SOCK_DIAG_BY_FAMILY and len(message) == length >= _SHORTEST_MESSAGE:
                 yield self._decode(message)
                 continue
-            if kind not in (_NLMSG_ERROR, _NLMSG_DONE) or not _HEADER.size + _ERROR.size <= length == len(message):
+            if kind not in (_NLMSG_ERROR, _NLMSG_DONE) or not _SHORTEST_ERROR <= length == len(message):
                 raise _Nonsense(f"a message of type {kind}, {length} octets long, of which {len(message)} came")
             # Not by the codec, which takes 5 us: a query that finds nothing gets one of these for each interface.
             number = -_ERROR.unpack_from(message, _HEADER.size)[0]
@@ -402,16 +407,15 @@ class SockDiag:
                 raise _KernelError(number)
 
     def _decode(self, data: bytes) -> Any:
+        family, state = data[_HEADER.size], data[_HEADER.size + 1]
+        if family not in _FAMILIES or not 1 <= state < len(TCP_STATES):
+            raise _Nonsense(f"address family {family}, TCP state {state}")
         message = self._message(data)
         try:
             message.decode()
         except Exception as error:
             # The codec has its own exceptions, and lets those of struct through.
             raise _Nonsense(f"{type(error).__name__}: {error}") from None
-        if message["idiag_family"] not in (socket.AF_INET, socket.AF_INET6):
-            raise _Nonsense(f"address family {message['idiag_family']}")
-        if not 1 <= message["idiag_state"] < len(TCP_STATES):
-            raise _Nonsense(f"TCP state {message['idiag_state']}")
         return message
 
 
