@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import socket
 
-from ..connection import pack
-from ..errors import IdentError
-from . import routes
+from ..connection import pack, the_only
+from ..errors import IdentError, NotAccepted, NoUser
 from .arrival import LOOPBACK
 
 TYPE_CHECKING = False  # see connection.py
@@ -15,6 +14,10 @@ if TYPE_CHECKING:
     from ..connection import Owner
     from .arrival import Arrival
     from .sock_diag import Ends
+
+#: In which a connection may wait in accept()'s queue; and before that for the far end to confirm it, or to say
+#: something (TCP_DEFER_ACCEPT).
+_UNACCEPTED = {"ESTABLISHED", "CLOSE_WAIT", "SYN_RECV", "NEW_SYN_RECV"}
 
 _LOOPBACK_6 = bytes(15) + b"\1"
 
@@ -24,6 +27,8 @@ def reached_by(device: int, ends: Ends, found: dict[int, Owner]) -> dict[int, Ow
 
     :param device: what the query's own socket is bound to.
     """
+    from . import routes  # only where the listening socket is bound to a device
+
     return {
         cookie: owner
         for cookie, owner in found.items()
@@ -41,6 +46,8 @@ def devices_for(arrival: Arrival, ends: Ends) -> list[int]:
         raise IdentError("no such connection without a device, and by which device the query came in is not known")
     if device != LOOPBACK or (_is_loopback(ends[0]) and _is_loopback(ends[2])):
         return [] if device == arrival.bound else [device]
+    from . import routes  # only where this host asks itself
+
     # What is bound to a device and sends to that device's own address stays on this host.
     devices = {device, *(routes.device_of(one) for one in {ends[0], ends[2]} if not _is_loopback(one))}
     return sorted(devices - {0, arrival.bound})
@@ -65,3 +72,26 @@ def own_ends(arrival: Arrival) -> tuple[Ends, int] | None:
 def families(ends: Ends) -> tuple[int, ...]:
     """Return the families of sockets that may have these ends: an IPv6 socket may have those of IPv4."""
     return (socket.AF_INET, socket.AF_INET6) if len(ends[0]) == 4 else (socket.AF_INET6,)
+
+
+def held_by_a_process(found: list[Owner], ports: str) -> Owner:
+    """Return the owner, leaving out the sockets without inode, whose uid 0 means nothing.
+
+    They are closed ones that the kernel finishes (TIME_WAIT, FIN_WAIT2, LAST_ACK), and new ones that
+    nobody has accepted yet.
+
+    :param found: at least one; :param ports: the question, for the error.
+    :raises NoUser: no process holds one; `NotAccepted`: not yet.
+    :raises IdentError: which one is meant is not sure.
+    """
+    held = [owner for owner in found if owner.inode]
+    if not held:
+        kind = NotAccepted if any(owner.state in _UNACCEPTED for owner in found) else NoUser
+        raise kind(f"no process holds the connection: {found[0]!r}")
+    for owner in held if len(held) < len(found) else ():
+        if owner.state == "SYN_SENT":
+            # The far end has not answered. If it knows a connection with these ends it is the other one.
+            for other in found:
+                if not other.inode and (other.server, other.client) == (owner.server, owner.client):
+                    raise IdentError(f"{ports} may be a connection that no process holds: {other!r}, not {owner!r}")
+    return the_only(held, ports)

@@ -9,7 +9,8 @@ import socket
 
 from ..connection import TCP_STATES, pack
 from ..errors import NoUser
-from .sock_diag import SockDiag, held_by_a_process
+from .candidates import held_by_a_process
+from .sock_diag import SockDiag
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import socket
 import struct
 import time
 
-from ..connection import MAPPED, TCP_STATES, Owner, pack, the_only, unpack
-from ..errors import IdentError, NotAccepted, NoUser
+from ..connection import MAPPED, TCP_STATES, Owner, pack, unpack
+from ..errors import IdentError, NoUser
 from . import codec
 from .arrival import cookie_of
 
@@ -39,6 +39,9 @@ _LARGEST_DATAGRAM = 65536
 #: there are 200,000 sockets.
 MAX_WALKS = 10
 
+#: When this process did so, in the last second: whoever asks once too often has the netlink socket opened anew.
+_walks: list[float] = []
+
 _NETLINK_SOCK_DIAG = 4  # linux/netlink.h
 _SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
@@ -47,9 +50,6 @@ _NO_COOKIE = 0xFFFFFFFFFFFFFFFF  # INET_DIAG_NOCOOKIE
 _ALL_STATES = 0xFFFFFFFF
 #: Of a connection, or of what is left of one: neither a listening socket nor one that is only bound.
 _CONNECTED = _ALL_STATES & ~(1 << TCP_STATES.index("LISTEN") | 1 << TCP_STATES.index("BOUND_INACTIVE"))
-#: In which a connection may wait in accept()'s queue; and before that for the far end to confirm it, or to say
-#: something (TCP_DEFER_ACCEPT).
-_UNACCEPTED = {"ESTABLISHED", "CLOSE_WAIT", "SYN_RECV", "NEW_SYN_RECV"}
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port id
 _ERROR = struct.Struct("=i")  # struct nlmsgerr begins with it, and so does what ends a dump: a negative errno, or 0
 #: What differs between two requests, and where it is in them: the header's sequence number; after the header, four
@@ -114,8 +114,6 @@ class SockDiag:
         self._has_tcp_diag = False
         self._has_every_uid: bool | None = None
         self._cookie: bytes | None = None
-        #: When the table was walked, in the last second.
-        self._walks: list[float] = []
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
         except AttributeError:
@@ -162,6 +160,8 @@ class SockDiag:
             raise NoUser("no such connection")
         owners = list(found.values())
         if len(owners) > 1 or owners[0].state == "SYN_SENT" or not owners[0].inode:
+            from .candidates import held_by_a_process  # only for few connections
+
             if any(owner.state == "SYN_SENT" for owner in owners):
                 found.update(self._with_these_ends(ends, scope))
             owners = [held_by_a_process(list(found.values()), f"{server[1]},{client[1]}")]
@@ -220,10 +220,10 @@ class SockDiag:
         from .candidates import families  # only for few connections
 
         now = time.monotonic()
-        self._walks = [began for began in self._walks if began > now - 1]
-        if len(self._walks) >= MAX_WALKS:
+        _walks[:] = [began for began in _walks if began > now - 1]
+        if len(_walks) >= MAX_WALKS:
             raise IdentError(f"more than {MAX_WALKS} queries a second about connections without an answer so far")
-        self._walks.append(now)
+        _walks.append(now)
         found = {}
         for family in families(ends):
             for message in self.dump(family, ends[1], ends[3], states=_CONNECTED):
@@ -422,26 +422,3 @@ class SockDiag:
 def _ends(message: Any) -> Ends:
     """Return the ends of an inet_diag_msg that `SockDiag.owner` has translated."""
     return message["idiag_src"], message["idiag_sport"], message["idiag_dst"], message["idiag_dport"]
-
-
-def held_by_a_process(found: list[Owner], ports: str) -> Owner:
-    """Return the owner, leaving out the sockets without inode, whose uid 0 means nothing.
-
-    They are closed ones that the kernel finishes (TIME_WAIT, FIN_WAIT2, LAST_ACK), and new ones that
-    nobody has accepted yet.
-
-    :param found: at least one; :param ports: the question, for the error.
-    :raises NoUser: no process holds one; `NotAccepted`: not yet.
-    :raises IdentError: which one is meant is not sure.
-    """
-    held = [owner for owner in found if owner.inode]
-    if not held:
-        kind = NotAccepted if any(owner.state in _UNACCEPTED for owner in found) else NoUser
-        raise kind(f"no process holds the connection: {found[0]!r}")
-    for owner in held if len(held) < len(found) else ():
-        if owner.state == "SYN_SENT":
-            # The far end has not answered. If it knows a connection with these ends it is the other one.
-            for other in found:
-                if not other.inode and (other.server, other.client) == (owner.server, owner.client):
-                    raise IdentError(f"{ports} may be a connection that no process holds: {other!r}, not {owner!r}")
-    return the_only(held, ports)

@@ -152,7 +152,7 @@ UNUSABLE = {
     "a syntax error": ("global {\n  hidde }", ":2:3: hide, random, random_numeric, numeric, reply or forward expected"),
     "an open block": ("global { hide ", ":1:15: } expected, not the end of the file"),
     "an open string": ('global { reply "x }', ":1:16: a closing quote expected before the end of the line"),
-    "a host that is none": ('to 1.2.3.4.5 { reply "x" }', ":1:4: "),
+    "a network that is none": ('to 1.2.3.4/33 { reply "x" }', ":1:4: "),
     "a huge file": ("#" * 70_000, ": larger than 65536 octets"),
 }
 
@@ -165,6 +165,24 @@ def test_a_file_that_says_nothing(carol: Resident, ports: str, system: Path, tex
     assert any(line.startswith(f"{carol.file}{expected}") for line in told.all("file")), told.lines
     assert f"read {carol.file}" not in told.all("file")
     assert told.lines[-1].endswith(f":USERID:UNIX:{carol.name}")
+
+
+@pytest.mark.parametrize(
+    ("text", "known"), [('to 1.2.3.4.5 { reply "x" }', ""), ('to 1.2.3.4.5 { reply "x" } global { reply "y" }', "y")]
+)
+def test_a_host_that_is_none(carol: Resident, ports: str, system: Path, text: str, known: str) -> None:
+    """Whether the block is about this far end can't be known: nobody is named where the reply depends on that.
+
+    Where a later block decides in any case, its reply is told, and the name without an address is mentioned.
+    """
+    carol.write(text)
+    told = as_everybody(carol, ports, system)
+    if known:
+        assert told.lines[-1] == f"reply    {ports}:USERID:UNIX:{known}"
+        return
+    assert told.lines[-1] == f"reply    {ports}:ERROR:UNKNOWN-ERROR"
+    (why,) = (step for step in told.all("why") if "1.2.3.4.5" in step)
+    assert f"{carol.file}:1" in why
 
 
 def _of_root(carol: Resident) -> str:
