@@ -1,4 +1,4 @@
-"""Which sockets started us, and how is that found out?"""
+"""Which sockets started us, or are opened in their place?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may the command line change?
+"""What may the command line change, and what holds without it?
 
 One table holds every option. The reader below reads it as getopt_long(3) would, which oidentd uses, and loads
 nothing. `command_line` builds argparse's parser from the same table, for ``--help`` and where this reader gives up.

@@ -1,4 +1,4 @@
-"""How is root given up?
+"""How is root given up, and how does root become an owner?
 
 For good: groups, gid, uid, in this order, saved ones included, and every capability.
 """

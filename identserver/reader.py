@@ -1,4 +1,4 @@
-"""Which process reads an owner's file for a single shot, so that it can be given up?
+"""Which process reads a user's file for a single shot, and when is it left behind?
 
 The file system may be that owner's own, and never answer: then not even SIGKILL ends who waits for it. So a child
 reads, and tells over a pipe what it found; this process holds the connection and the deadline. Few children for each

@@ -81,10 +81,6 @@ def _run(options: Options, log: Log) -> int:
     else:
         from .single import serve_connection
 
-        if os.geteuid() == 0 and (options.user is not None or options.group is not None):
-            from .privileges import drop_privileges
-
-            drop_privileges(options.user, options.group)
         serve_connection(sockets[0], options, log, _lookups(options).look_up)
     return EXIT_OK
 
@@ -99,6 +95,10 @@ def _lookups(options: Options) -> Lookups:
     def load() -> System | None:
         return load_system_file(options)
 
+    if os.geteuid() == 0 and (options.user is not None or options.group is not None):
+        from .privileges import drop_privileges
+
+        drop_privileges(options.user, options.group)
     if os.geteuid() != 0:
         return Lookups(load)
     from . import as_root  # only for root

@@ -1,4 +1,4 @@
-"""Which clients are let in, and who has to go for them?"""
+"""Which clients are let in, and which has to go where there are too many?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which process reads a user's file, so that it can be given up?
+"""Which process reads users' files for the warm process, and when is it left behind?
 
 The file system may belong to that user, and never answer: a thread that waits for it in the kernel can't be ended,
 and keeps its process from ending. So a helper process reads; it is ended, or left behind, when it takes too long.

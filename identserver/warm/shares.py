@@ -1,4 +1,4 @@
-"""How much may be under way for one owner, for one asker, and in all?
+"""How many lookups may be under way for one owner, for one asker, and in all?
 
 A connection whose lookup is under way is never ended to make room. So lookups may not take all connections that may be
 open, and where they take as many as they may, those of the owner with most of them make room for others'.

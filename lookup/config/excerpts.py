@@ -1,4 +1,4 @@
-"""What does a user's file say about these connections, where it is asked again and again?
+"""Which part of a user's file matters to the connections asked about, where they are many?
 
 A file is read anew each time, as a bouncer rewrites it just before it connects. What was understood of it is remembered
 by its content. Of thousands of blocks only those are handed on that may concern one of the connections asked about.

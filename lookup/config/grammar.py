@@ -1,4 +1,4 @@
-"""What does a configuration file say?
+"""What may stand where in the system file and in a user's file?
 
 The language is oidentd's: the system file says what users may do, a user's file what is sent for its owner.
 

@@ -1,4 +1,4 @@
-"""What do clients make of a name?
+"""Whose login name may a client read in a name?
 
 A client keeps part of a name: it cuts it off at a sign, or after so many octets, or leaves signs out.
 Whatever of `READERS` reads another user's login name in it, that user would be blamed. Each row has the clients that

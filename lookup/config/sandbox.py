@@ -1,4 +1,4 @@
-"""Is a user's file hidden from this process, so that it only looks as if there were none?
+"""Does a sandbox hide a user's file from this process, as if there were none?
 
 systemd hides homes from a service in several ways (ProtectHome=, InaccessiblePaths=, TemporaryFileSystem=, in
 systemd.exec(5)). What is hidden may say anything. ``TemporaryFileSystem=/`` can't be told from a home that is missing.

@@ -1,4 +1,4 @@
-"""Which blocks of the two files may count for a connection?
+"""Which blocks of the system file and of the user's file count for a connection?
 
 One of each does: the last that matches. There are several candidates where it is not known whether a block matches,
 because a name in it can't be looked up.

@@ -1,4 +1,4 @@
-"""What does an owner's own file say?
+"""Which file of a user's counts, how is it read, and what does it say?
 
 There are two in a home, and neither is trusted. They are read with the privileges that the process has; nothing here
 changes them. `fetch` reads, and may do so in a process that became the owner; `parse` understands what was read.

@@ -1,4 +1,4 @@
-"""Which sockets may be meant, where an exact request does not decide that?"""
+"""By which device, or on which path, may sockets have the same ends?"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How are sock_diag's messages encoded?
+"""How are netlink messages encoded, and how is pyroute2 imported without its slow parts?
 
-By pyroute2's codec, without the rest of what that would import.
+By pyroute2's codec, for sock_diag's messages.
 """
 
 from __future__ import annotations

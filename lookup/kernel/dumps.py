@@ -1,4 +1,4 @@
-"""Which of all connections of this host fit, for a person who asks by hand?
+"""Which connections of this host have these ports, or belong to this user?
 
 Here the kernel's whole table of TCP sockets is walked, which takes a second where there are a million.
 """

@@ -1,4 +1,4 @@
-"""Which process has this connection open?
+"""Which process has this connection open, where the kernel offers no sock_diag?
 
 psutil is asked, where the kernel has no sock_diag. It sees what the running user may see, and never guesses: a
 connection whose holder we may not see is an IdentError, not a NoUser.

@@ -1,4 +1,4 @@
-"""Who holds this connection, as the kernel's sock_diag (sock_diag(7)) has it?
+"""Which socket does a query mean, and who holds it, as the kernel has it in sock_diag(7)?
 
 It is asked through pyroute2's codec. One exact request per try is answered from the kernel's hash table, at the same
 cost on an idle host and on one with a million sockets; no privilege is needed. What walks the table is in `dumps`.

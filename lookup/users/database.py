@@ -1,4 +1,4 @@
-"""Which uids have these login names, where there are thousands of them?"""
+"""Which uids have thousands of login names?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does every one of the name service's services say that there is no such user?
+"""Is it sure that there is no such user: does every service of nsswitch.conf say so?
 
 The C library says "no such user" also where it could not ask: its last service alone decides, and some services hide
 that they failed. So whoever is absent from it is asked for once more, at each service of nsswitch.conf(5) alone, and
