@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 
 from lookup.errors import IdentError
 
@@ -15,6 +16,10 @@ from .options import UsageError
 
 #: The largest uid and gid: the one above it means to leave an id as it is (setresgid(2)).
 LAST_ID = (1 << 32) - 2
+
+#: Seconds for which threads are waited for that have returned and still end. The C library leaves them what they had
+#: when the others change their uid.
+_ENDING_SECONDS = 0.5
 
 
 def drop_privileges(user: str | None, group: str | None) -> None:
@@ -100,15 +105,21 @@ def _drop_capabilities() -> None:
     library = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3) takes a null pointer: what is loaded
     if _ctypes.call_function(_ctypes.dlsym(library, "capset"), (header, none)):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-    if seen and _capable():
-        raise UsageError("root's capabilities can't be given up")
+    end = time.monotonic() + _ENDING_SECONDS
+    while seen and _capable():
+        if time.monotonic() >= end:
+            raise UsageError("root's capabilities can't be given up")
+        time.sleep(0.001)
 
 
 def _capable() -> bool:
     """Return whether any thread of ours has a capability, or may take one. :raises OSError: /proc does not say."""
     for thread in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{thread}/status", "rb") as status:
-            lines = [line for line in status if line.startswith((b"CapPrm:", b"CapEff:", b"CapAmb:"))]
+        try:
+            with open(f"/proc/self/task/{thread}/status", "rb") as status:
+                lines = [line for line in status if line.startswith((b"CapPrm:", b"CapEff:", b"CapAmb:"))]
+        except (FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
+            continue
         if len(lines) < 2 or any(int(line[7:], 16) for line in lines):
             return True
     return False

@@ -11,12 +11,13 @@ import os
 import pwd
 import socket
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from helpers.hosts import login
 from helpers.installed import free_port, readable_folder
-from helpers.machine import NOBODY, only_if_others_can_read_it
+from helpers.machine import NOBODY, ROOT, only_if_others_can_read_it
 from helpers.pairs import PATIENCE, Pair, me
 from helpers.single_shot import COMMAND, driver, ending
 from helpers.warm import Warm, status, until_it_serves, warming
@@ -113,6 +114,28 @@ def test_root_is_not_given_up_for_a_single_query(pair: Pair) -> None:
     ) as warm:
         assert_is(warm, user.pw_uid, 1)
         assert warm.ask(pair.query + b"\r\n").startswith(pair.query + b":USERID:")
+
+
+#: Forks, and in each child gives root up as soon as a thread has returned, as one that read the system file does.
+ENDING = """
+import os, threading
+from identserver.privileges import drop_privileges
+for _ in range(200):
+    child = os.fork()
+    if child == 0:
+        thread = threading.Thread(target=lambda: None)
+        thread.start()
+        thread.join()
+        drop_privileges(None, None)
+        os._exit(os.getuid() == 0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_thread_that_has_returned() -> None:
+    """The C library leaves a thread root that has returned and still ends: it is waited for, and no reason to stop."""
+    done = subprocess.run([sys.executable, "-c", ENDING], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stderr, done.returncode) == ("", 0)
 
 
 REFUSED = {
