@@ -79,24 +79,29 @@ class Where:
     def matches_packed(self, server: End, client: End, resolve: Resolve = unresolved) -> bool | Unknown:
         """Like `matches`, for ends that `pack_end` returned: a file may have thousands of blocks."""
         unknown: Unknown | None = None
-        for port, ports in ((client[1], self.fport), (server[1], self.lport)):
-            if isinstance(ports, Unknown):
-                unknown = ports
-            elif ports is not None and not ports[0] <= port <= ports[1]:
-                return False
-        named = []
-        for packed, network in ((client[0], self.to), (server[0], self.from_)):
-            if isinstance(network, HostName):
-                named.append((packed, network))
-            elif network is not None and not _is_within(packed, network):
-                return False
+        ports = self.fport
+        if isinstance(ports, Unknown):
+            unknown = ports
+        elif ports is not None and not ports[0] <= client[1] <= ports[1]:
+            return False
+        ports = self.lport
+        if isinstance(ports, Unknown):
+            unknown = ports
+        elif ports is not None and not ports[0] <= server[1] <= ports[1]:
+            return False
+        to, from_ = self.to, self.from_
+        if isinstance(to, tuple) and not _is_within(client[0], to):
+            return False
+        if isinstance(from_, tuple) and not _is_within(server[0], from_):
+            return False
         # Last, as the resolver takes time.
-        for packed, name in named:
-            addresses = resolve(name, len(packed)) if packed else ()
-            if isinstance(addresses, Unknown):
-                unknown = addresses
-            elif packed not in addresses:
-                return False
+        for packed, name in ((client[0], to), (server[0], from_)):
+            if isinstance(name, HostName):
+                addresses = resolve(name, len(packed)) if packed else ()
+                if isinstance(addresses, Unknown):
+                    unknown = addresses
+                elif packed not in addresses:
+                    return False
         return True if unknown is None else unknown
 
 

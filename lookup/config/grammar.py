@@ -50,8 +50,8 @@ _SPOOF, _SPOOF_MORE = CAPABILITIES[b"spoof"], CAPABILITIES[b"spoof_all"] | CAPAB
 # uid = [ 1*blank ] [ "+" / "-" ] 1*DIGIT     ; strtol(3)'s, as oidentd reads it
 _UID = rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})"
 
-#: What is meant as a number, and is nobody's name (useradd(8)), whether or not a uid can be that.
-_ANY_NUMBER = rb"[ \t\n\v\f\r]*[+-]?[0-9]+"
+#: What is meant as a number, and nothing: no login name (useradd(8)), whether or not a uid can be that.
+_ANY_NUMBER = rb"|[ \t\n\v\f\r]*[+-]?[0-9]+"
 
 
 def parse_system(
@@ -172,11 +172,10 @@ class _SystemFile(Parser):
             self.missing(second, f"{reason}: nothing is replied about this user")
         for section in system.sections:
             uid = found[section.name]
-            shown_name = shown(self.tokens[section.at])
             if isinstance(uid, Unknown):
-                self.missing(section, f"who {shown_name} is can't be found out: {uid.reason}")
+                self.missing(section, f"who {shown(self.tokens[section.at])} is can't be found out: {uid.reason}")
             elif uid is None and section.number < 0:
-                self.missing(section, f"there is no user {shown_name}: this block has no effect")
+                self.missing(section, f"there is no user {shown(self.tokens[section.at])}: this block has no effect")
 
     def missing(self, section: Section, reason: str) -> None:
         self.system.missing.append(self.words.notice(section.at, reason))
@@ -187,7 +186,7 @@ class _SystemFile(Parser):
         at = self.at
         name = self.string("a login name or a uid").partition(b"\0")[0]
         number = _number(name)
-        if number < 0 and (not name or re.fullmatch(_ANY_NUMBER, name)):
+        if number < 0 and re.fullmatch(_ANY_NUMBER, name):
             self.words.fail(at, f"a login name or a uid expected, not {shown(self.tokens[at])}")
         self.system.sections.append(Section(name, number, self.user_ranges(at + 1), self.words, at))
 

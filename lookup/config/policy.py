@@ -11,31 +11,21 @@ import os
 from ..connection import can_be_sent, unpack
 from ..errors import Unknown
 from .blocks import HostName, pack_end, quoted, unresolved
+from .made_up import MADE_UP, pick
 from .selection import Selection
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Optional, Protocol, TypeVar
+    from collections.abc import Callable
+    from typing import Optional
 
     from ..connection import Address
     from .blocks import Range, Resolve, Statement, System, UserBlock
+    from .made_up import Choose
     from .user_file import UserFile
-
-    Item = TypeVar("Item")
 
     #: A range of the system file, and a block of the owner's file, that may be the ones that count.
     _Case = tuple[Optional[Range], Optional[UserBlock]]
-
-    class Choose(Protocol):
-        """What picks one item of a sequence at random."""
-
-        def __call__(self, sequence: Sequence[Item]) -> Item: ...
-
-
-#: The length of a ``random`` name and what it is made of, and how many ``random_numeric`` ones there are.
-_RANDOM_LENGTH, _RANDOM_NUMERIC = 11, 100_000
-_ALPHABET = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 #: Far ports below this one are the privileged ones (ip(7)), whose servers may trust the name.
 _PRIVILEGED = 1024
@@ -79,19 +69,6 @@ class Decision:
         self.steps: list[str] = []
         self.lacking: list[str] = []
         self.unknown: Unknown | None = None
-
-
-def pick(sequence: Sequence[Item]) -> Item:
-    """Return one item of a sequence, each with the same probability, by the operating system's generator.
-
-    The library's ``secrets`` does the same and takes 10 ms to import.
-    """
-    octets = (len(sequence).bit_length() + 7) // 8
-    # Numbers from the last, incomplete round of remainders would favour the first items.
-    limit = 256**octets - 256**octets % len(sequence)
-    while (number := int.from_bytes(os.urandom(octets), "big")) >= limit:
-        pass
-    return sequence[number % len(sequence)]
 
 
 def decide(
@@ -255,7 +232,7 @@ class _Question:
             if isinstance(named, Unknown):
                 return self.give_up(named)
             return self.hide() if named is None else self.send(named)
-        if statement.kind in _MADE_UP:
+        if statement.kind in MADE_UP:
             name = self.make_up(statement.kind)
             if isinstance(name, Unknown):
                 return self.give_up(name)
@@ -273,7 +250,7 @@ class _Question:
         self.explain(f"granted: {statement.kind} is allowed")
         if statement.kind == "hide":
             return self.hide()
-        if statement.kind in _MADE_UP:
+        if statement.kind in MADE_UP:
             name = self.make_up(statement.kind)
             if isinstance(name, Unknown):
                 return self.give_up(name)
@@ -302,7 +279,7 @@ class _Question:
         if kind in self.picked:
             return self.picked[kind]
         for _ in range(1 if kind == "numeric" else _ATTEMPTS):
-            name = _MADE_UP[kind](self.owner_uid, self.choose)
+            name = MADE_UP[kind](self.owner_uid, self.choose)
             mistaken = self.mistaken_for(name)
             if isinstance(mistaken, Unknown):
                 return mistaken
@@ -407,22 +384,3 @@ def _effect(rule: Range | None, block: UserBlock | None) -> tuple[object, ...]:
     if block is None:
         return ("login",)
     return rule.capabilities if rule else frozenset(), block.statement.kind, block.statement.arguments
-
-
-def _random(uid: int, choose: Choose) -> bytes:
-    return bytes(choose(_ALPHABET) for _ in range(_RANDOM_LENGTH))
-
-
-def _random_numeric(uid: int, choose: Choose) -> bytes:
-    return b"user%d" % choose(range(_RANDOM_NUMERIC))
-
-
-def _numeric(uid: int, choose: Choose) -> bytes:
-    return b"%d" % uid
-
-
-_MADE_UP: dict[str, Callable[[int, Choose], bytes]] = {
-    "random": _random,
-    "random_numeric": _random_numeric,
-    "numeric": _numeric,
-}
