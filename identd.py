@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""identd: an ident server (RFC 1413) that says who owns a TCP connection of this host.
+"""Who owns a TCP connection of this host?
 
-As a script it serves the connection on its standard input (see `identserver`); as a module it publishes these names.
+An ident server (RFC 1413) answers that. As a script this file serves the connection on its standard input (see
+`identserver`); as a module it publishes these names.
 """
 
 from __future__ import annotations

@@ -64,10 +64,10 @@ to 192.0.2.7 lport 6667 {
 
 
 class Bench:
-    """One run: two servers, and the question that both are asked."""
+    """One run: the servers, and the question that all are asked."""
 
-    def __init__(self, servers: host.Servers, question: Question, options: argparse.Namespace) -> None:
-        self.servers = dict(zip(("identd", "oidentd"), servers))
+    def __init__(self, servers: dict[str, host.Daemon], question: Question, options: argparse.Namespace) -> None:
+        self.servers = servers
         self.question = question
         self.options = options
 
@@ -95,8 +95,8 @@ class Bench:
             bad[name] = sum(one.wrong + one.lost for one in runs)
         say(
             f"{what}, {concurrency} in flight, queries/s", rates, "{:.0f}", rates["identd"] / rates["oidentd"],
-            f"p99 {late['identd']:.1f} and {late['oidentd']:.1f} ms;"
-            f" wrong or lost {bad['identd']} and {bad['oidentd']}",
+            "p99 " + " and ".join(f"{value:.1f}" for value in late.values()) + " ms;"
+            " wrong or lost " + " and ".join(map(str, bad.values())),
         )  # fmt: skip
 
     def latency(self, question: Question, what: str, oidentds: int = 1000) -> dict[str, float]:
@@ -105,7 +105,7 @@ class Bench:
         :param oidentds: how many oidentd is asked; identd is asked 1000.
         """
         # In portions, so that both servers meet the same noise, and each is as warm as in a storm.
-        asked = {"identd": 50, "oidentd": max(oidentds // 20, 1)}
+        asked = dict.fromkeys(self.servers, 50) | {"oidentd": max(oidentds // 20, 1)}
         times: dict[str, list[float]] = {name: [] for name in self.servers}
         for _ in range(20):
             for name, server in self.servers.items():
@@ -118,6 +118,9 @@ class Bench:
 def say(what: str, values: dict[str, float], form: str, ratio: float, note: str = "") -> None:
     """Print one line of the table."""
     columns = "".join(f"{form.format(values[name]):>10}" for name in ("identd", "oidentd"))
+    if host.BEFORE in values:
+        before = values[host.BEFORE]
+        note = f"{host.BEFORE} {form.format(before)}, ratio {values['identd'] / before:.3f}; {note}"
     print(f"{what:<56}{columns}{ratio:>9.3g}  {note}".rstrip(), flush=True)
 
 
@@ -202,8 +205,7 @@ def measure_memory(bench: Bench) -> None:
 
 def arguments() -> argparse.Namespace:
     """Return the command line's options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", default="/usr/bin/python3", help="interpreter of identd (default: %(default)s)")
+    parser = host.parser(__doc__)
     parser.add_argument("--connections", type=int, default=100000, help="on the host (default: %(default)s)")
     parser.add_argument("--silent", type=int, default=20000, help="silent clients (default: %(default)s; 0: skip)")
     parser.add_argument("--memory", type=int, default=100000, help="queries (default: %(default)s; 0: skip)")
@@ -213,7 +215,7 @@ def arguments() -> argparse.Namespace:
         "--config", nargs="?", const="", metavar="FILE",
         help="both servers read FILE (default: an example), and the owner has a ~/.oidentd.conf",
     )  # fmt: skip
-    parser.add_argument("--told", default="bouncer", metavar="NAME", help="what FILE and the owner's file make of him")
+    parser.add_argument("--told", default="bouncer", metavar="NAME", help="what FILE and the owner's file make of them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the latencies there, for bench.plot")
     return parser.parse_args()
 
@@ -221,11 +223,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Run from the command line."""
     options = arguments()
-    host.require(options.python, "oidentd")
-    with host.workshop() as directory:
-        venv = host.install(options.python, directory)
-        found = host.versions(venv)
-        host.isolate(directory)
+    with host.prepared(options, "oidentd") as (directory, venv, found):
         configuration = None
         if options.config is not None:
             if "--config" not in subprocess.run([venv / "identd", "--help"], stdout=subprocess.PIPE, text=True).stdout:
@@ -236,20 +234,20 @@ def main() -> int:
             host.wish(directory, WISH)
         syslog = host.Syslog()
         try:
-            measure(options, venv, found, configuration, syslog)
+            measure(options, directory, found, configuration, syslog)
         finally:
             syslog.close()
     return 0
 
 
 def measure(
-    options: argparse.Namespace, venv: Path, found: dict[str, str], configuration: Path | None, syslog: host.Syslog
+    options: argparse.Namespace, directory: Path, found: dict[str, str], configuration: Path | None, syslog: host.Syslog
 ) -> None:
     """Measure everything, and print it."""
     print(host.describe(found))
     print(f"configuration: {'none' if configuration is None else options.config or 'the example'}")
     print(f"{'':<56}{'identd':>10}{'oidentd':>10}{'ratio':>9}")
-    servers = host.start_servers(venv, configuration)
+    servers = host.start_servers(directory, configuration)
     uid = host.PLAIN_UID if configuration is None else host.WISHING_UID
     try:
         with load.held(uid=uid, told=None if configuration is None else options.told) as question:
@@ -262,11 +260,11 @@ def measure(
             if options.silent:
                 measure_silent(bench)
             if options.memory:
-                servers.stop()
-                servers = host.start_servers(venv, configuration)
+                host.stop_servers(servers)
+                servers = host.start_servers(directory, configuration)
                 measure_memory(Bench(servers, question, options))
     finally:
-        servers.stop()
+        host.stop_servers(servers)
     print(f"{syslog.messages} messages were logged")
 
 

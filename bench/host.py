@@ -6,6 +6,7 @@ host's sockets, /dev/log, /etc/passwd nor /etc/oidentd.conf are touched.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import mmap
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 
+#: The folder of an older identd, and its name in the tables.
+BEFORE = "before"
+
 #: The Debian package of each program that a measurement may need.
 PACKAGES = {"ip": "iproute2", "mount": "mount", "oidentd": "oidentd", "xinetd": "xinetd"}
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -42,7 +46,7 @@ SERVER_DESCRIPTORS = 65536
 _START_SECONDS = 10.0
 
 #: What a checkout needs to be installed.
-_SOURCES = ("identd.py", "lookup", "setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+_SOURCES = ("identd.py", "identserver", "lookup", "setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 
 #: Connections of one process, and to one port of the far host: few enough of 55,000 local ports that the kernel finds
 #: a free one at once, and within the descriptors that many systems allow.
@@ -58,6 +62,37 @@ def program(name: str) -> str:
     if path is None:
         raise FileNotFoundError(name)
     return path
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a command line with the option that every measurement has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", default="/usr/bin/python3", help="interpreter of identd (default: %(default)s)")
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="compare with an older checkout of identd too")
+    return parser
+
+
+class Bench(NamedTuple):
+    """Where a measurement works: a directory, the installed programs, the versions of all that is measured."""
+
+    directory: Path
+    venv: Path
+    versions: dict[str, str]
+
+
+@contextlib.contextmanager
+def prepared(options: argparse.Namespace, *programs: str) -> Iterator[Bench]:
+    """Install this checkout, and move this process into namespaces of its own; exit if something is missing."""
+    require(options.python, *programs)
+    with workshop() as directory:
+        venv = install(options.python, directory)
+        if options.before is not None:
+            before = directory / BEFORE
+            before.mkdir()
+            install(options.python, before, options.before)
+        found = versions(venv)
+        isolate(directory)
+        yield Bench(directory, venv, found)
 
 
 def require(python: str, *programs: str) -> None:
@@ -86,13 +121,13 @@ def workshop() -> Iterator[Path]:
         yield directory
 
 
-def install(python: str, directory: Path) -> Path:
-    """Install this checkout into a new virtual environment; return the directory of its programs."""
+def install(python: str, directory: Path, checkout: Path = ROOT) -> Path:
+    """Install a checkout into a new virtual environment; return the directory of its programs."""
     os.umask(0o022)
     source = directory / "source"
     source.mkdir()
     for name in _SOURCES:
-        path = ROOT / name
+        path = checkout / name
         if path.is_dir():
             shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         elif path.exists():
@@ -103,7 +138,7 @@ def install(python: str, directory: Path) -> Path:
         [python, "-m", "venv", venv],
         [venv / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", source],
         # As in a clone whose owner has run it once.
-        [venv / "bin/python", "-m", "compileall", "-q", source / "lookup"],
+        [venv / "bin/python", "-m", "compileall", "-q", *(path for path in source.iterdir() if path.is_dir())],
     ):
         done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
         if done.returncode:
@@ -470,33 +505,29 @@ class Silent:
             child.close()
 
 
-class Servers(NamedTuple):
-    """The two warm processes that are compared."""
-
-    identd: Daemon
-    oidentd: Daemon
-
-    def stop(self) -> None:
-        """End both."""
-        self.identd.stop()
-        self.oidentd.stop()
+def stop_servers(servers: dict[str, Daemon]) -> None:
+    """End all of them."""
+    for server in servers.values():
+        server.stop()
 
 
-def start_servers(venv: Path, configuration: Path | None = None) -> Servers:
-    """Start identd and oidentd as daemons that log to syslog. :param configuration: the system file of both."""
-    started = []
-    for command, file_option in (
-        ([str(venv / "identd"), "--foreground"], "--config"),
-        ([program("oidentd"), "-i"], "-C"),
-    ):
+def start_servers(directory: Path, configuration: Path | None = None) -> dict[str, Daemon]:
+    """Start identd, oidentd and what `BEFORE` names as daemons that log to syslog.
+
+    :param configuration: the system file of all.
+    """
+    started: dict[str, Daemon] = {}
+    commands = {"identd": [str(directory / "venv/bin/identd"), "-i"], "oidentd": [program("oidentd"), "-i"]}
+    if (directory / BEFORE).exists():
+        commands[BEFORE] = [str(directory / BEFORE / "venv/bin/identd"), "-i"]
+    for name, command in commands.items():
         port = free_port()
         arguments = [*command, "-a", "127.0.0.1", "-p", str(port)]
         if configuration is not None:
-            arguments += [file_option, str(configuration)]
+            arguments += ["-C", str(configuration)]
         try:
-            started.append(Daemon(arguments, port))
+            started[name] = Daemon(arguments, port)
         except RuntimeError:
-            for daemon in started:
-                daemon.stop()
+            stop_servers(started)
             raise
-    return Servers(*started)
+    return started

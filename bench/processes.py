@@ -19,17 +19,12 @@ from . import host, load
 
 def main() -> int:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", default="/usr/bin/python3", help="interpreter of identd (default: %(default)s)")
+    parser = host.parser(__doc__)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="on one socket (default: 1 2 4)")
     parser.add_argument("--queries", type=int, default=8000, help="for each figure of queries/s (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="for each figure of queries/s (default: %(default)s)")
     options = parser.parse_args()
-    host.require(options.python)
-    with host.workshop() as directory:
-        venv = host.install(options.python, directory)
-        found = host.versions(venv)
-        host.isolate(directory)
+    with host.prepared(options) as (_, venv, found):
         syslog = host.Syslog()
         started: list[host.Daemon] = []
         try:

@@ -83,6 +83,13 @@ def handlers(venv: Path, directory: Path, plain: load.Question, wishing: load.Qu
         Handler("oidentd", [host.program("oidentd"), "-I"], plain),
         Handler("identd.py", [python, str(directory / "source" / "identd.py")], plain),
     ]
+    before = directory / host.BEFORE / "venv/bin/identd"
+    if before.exists():
+        compared += [
+            Handler(host.BEFORE, [str(before)], plain),
+            Handler(f"{host.BEFORE} -q", [str(before), "-q"], plain),
+            Handler("identd -q", [*identd, "-q"], plain),
+        ]
     if wishing is not None:
         many = "".join(f"user bench{number} {{ default {{ deny spoof }} }}\n" for number in range(MANY_USERS))
         compared += [
@@ -107,7 +114,7 @@ def start_xinetd(directory: Path, served: list[Handler]) -> list[host.Daemon]:
         system_file.write_text(text)
         services.write_text("".join(
             SERVICE.format(
-                name=f"bench-{handler.name}", port=handler.port,
+                name=f"bench-{handler.name.replace(' ', '-')}", port=handler.port,
                 server=handler.command[0], arguments=arguments_of(handler),
             )
             for handler in own
@@ -168,6 +175,9 @@ def report(served: list[Handler], options: argparse.Namespace, python: Path) -> 
     print(f"identd/constant      {medians['identd'] / medians['constant']:.2f} (at most 3.5; aim: 3)")
     print(f"identd/oidentd       {medians['identd'] / medians['oidentd']:.2f}")
     print(f"identd.py/constant   {medians['identd.py'] / medians['constant']:.2f}")
+    if host.BEFORE in medians:
+        print(f"identd/before        {medians['identd'] / medians[host.BEFORE]:.3f}")
+        print(f"with -q              {medians['identd -q'] / medians[f'{host.BEFORE} -q']:.3f}")
     if "identd+example" in medians:
         print(f"example/none         {medians['identd+example'] / medians['identd']:.2f} (at most 1.1)")
         more = medians[f"identd+{MANY_USERS}"] - medians["identd+example"]
@@ -176,17 +186,12 @@ def report(served: list[Handler], options: argparse.Namespace, python: Path) -> 
 
 def main() -> int:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", default="/usr/bin/python3", help="interpreter of identd (default: %(default)s)")
+    parser = host.parser(__doc__)
     parser.add_argument("--queries", type=int, default=200, help="for each median (default: %(default)s)")
     parser.add_argument("--burst", type=int, default=300, help="for each figure of queries/s (default: %(default)s)")
     parser.add_argument("--config", action="store_true", help="also with an /etc/oidentd.conf and a ~/.oidentd.conf")
     options = parser.parse_args()
-    host.require(options.python, "xinetd", "oidentd")
-    with host.workshop() as directory:
-        venv = host.install(options.python, directory)
-        found = host.versions(venv)
-        host.isolate(directory)
+    with host.prepared(options, "xinetd", "oidentd") as (directory, venv, found):
         host.wish(directory, daemon.WISH)
         syslog = host.Syslog()
         started: list[host.Daemon] = []

@@ -93,16 +93,11 @@ def single_shot(identd: Path, listener: socket.socket, question: Question) -> fl
 
 def main() -> int:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", default="/usr/bin/python3", help="interpreter of identd (default: %(default)s)")
+    parser = host.parser(__doc__)
     parser.add_argument("--sockets", type=int, default=100000, help="on the busy host (default: %(default)s)")
     parser.add_argument("--lookups", type=int, default=5000, help="for each figure (default: %(default)s)")
     options = parser.parse_args()
-    host.require(options.python)
-    with host.workshop() as directory:
-        venv = host.install(options.python, directory)
-        found = host.versions(venv)
-        host.isolate(directory)
+    with host.prepared(options) as (_, venv, found):
         print(host.describe(found))
         measure(venv, options)
     return 0

@@ -1,4 +1,7 @@
-"""How is somebody served who tests by hand?  Every line of a pipe, file or terminal is a query."""
+"""How is somebody served who tests by hand?
+
+Every line of a pipe, file or terminal is a query.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ import os
 from .answer import AnsweringServer
 from .inherited import Endpoint
 from .log import Log, say
-from .single import lookups
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .options import Options
@@ -63,10 +66,14 @@ class ByHandServer(AnsweringServer):
         super()._ebLookup(failure, sport, cport)
 
 
-def serve_lines(options: Options, log: Log) -> None:
-    """Answer every line of standard input, until its end. :raises OSError: the replies can't be written."""
+def serve_lines(options: Options, log: Log, look_up: Callable[..., Any]) -> None:
+    """Answer every line of standard input, until its end.
+
+    :param look_up: see `AnsweringServer`.
+    :raises OSError: the replies can't be written.
+    """
     transport = TextTransport(options.server_address, options.client_address)
-    protocol = ByHandServer(options, log, lookups(options).look_up)
+    protocol = ByHandServer(options, log, look_up)
     protocol.makeConnection(transport)
     while not transport.disconnecting and (data := os.read(0, 65536)):
         protocol.dataReceived(data)

@@ -1,4 +1,7 @@
-"""How does argparse see the command line?  It prints help, and says what is wrong with an option."""
+"""How does argparse see the command line?
+
+It prints help, and says what is wrong with an option.
+"""
 
 from __future__ import annotations
 

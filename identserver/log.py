@@ -1,4 +1,7 @@
-"""Where does the process say what it did?  In syslog's daemon facility, the journal, or on standard error."""
+"""Where does the process say what it did?
+
+In syslog's daemon facility, in the journal, or on standard error.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How is root given up?  For good: groups, gid, uid, in this order, saved ones included, and every capability."""
+"""How is root given up?
+
+For good: groups, gid, uid, in this order, saved ones included, and every capability.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What is a query, what is a reply, and when does a connection end?  Octets in, octets out, no I/O."""
+"""What is a query, what is a reply, and when does a connection end?
+
+Octets in, octets out, no I/O.
+"""
 
 from __future__ import annotations
 

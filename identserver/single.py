@@ -1,20 +1,23 @@
-"""How is one connection served by one process?  (inetd ``nowait``, xinetd, systemd ``Accept=yes``, tcpserver)"""
+"""How is one connection served by one process?
+
+This is inetd's ``nowait``, xinetd's ``wait = no``, systemd's ``Accept=yes``, and tcpserver.
+"""
 
 from __future__ import annotations
 
 import gc
-import os
 import time
 
-from .answer import LINGER_SECONDS, AnsweringServer, Lookups, load_system_file
+from .answer import LINGER_SECONDS, AnsweringServer
 from .inherited import endpoint
 from .log import Log
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
+    from typing import Any
 
-    from lookup.config.blocks import System
     from lookup.kernel.arrival import Arrival
 
     from .inherited import Endpoint
@@ -87,8 +90,8 @@ class SocketTransport:
             pass
 
 
-def serve_connection(connection: socket.socket, options: Options, log: Log) -> None:
-    """Answer one connection and end it."""
+def serve_connection(connection: socket.socket, options: Options, log: Log, look_up: Callable[..., Any]) -> None:
+    """Answer one connection and end it. :param look_up: see `AnsweringServer`."""
     if not options.multi_query:
         gc.disable()  # collecting while modules are imported is 6 % of a process that lives for one query
     try:
@@ -96,7 +99,7 @@ def serve_connection(connection: socket.socket, options: Options, log: Log) -> N
     except OSError:  # ENOTCONN: the client went away before we started
         log.write(Log.INFO, "a client has gone before its query")
         return
-    protocol = AnsweringServer(options, log, lookups(options).look_up)
+    protocol = AnsweringServer(options, log, look_up)
     protocol.makeConnection(transport)
     while not transport.disconnecting:
         try:
@@ -112,19 +115,3 @@ def serve_connection(connection: socket.socket, options: Options, log: Log) -> N
     protocol.connectionLost()
     transport.close()
     log.finish()
-
-
-def lookups(options: Options) -> Lookups:
-    """Return what looks queries up. Root is given up first, for good: it does not read what clients send.
-
-    :raises UsageError, OSError: root can't be given up.
-    """
-
-    def load() -> System | None:
-        return load_system_file(options)
-
-    if os.geteuid() != 0:
-        return Lookups(load)
-    from . import as_root  # only for root
-
-    return as_root.lookups(options, load)

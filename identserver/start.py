@@ -15,6 +15,10 @@ TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lookup.config.blocks import System
+
+    from .answer import Lookups
+
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
@@ -69,7 +73,7 @@ def _run(options: Options, log: Log) -> int:
     if not sockets:
         from .by_hand import serve_lines
 
-        serve_lines(options, log)
+        serve_lines(options, log, _lookups(options).look_up)
     elif is_listening(sockets[0]):
         from .warm.server import serve_sockets
 
@@ -81,5 +85,22 @@ def _run(options: Options, log: Log) -> int:
             from .privileges import drop_privileges
 
             drop_privileges(options.user, options.group)
-        serve_connection(sockets[0], options, log)
+        serve_connection(sockets[0], options, log, _lookups(options).look_up)
     return EXIT_OK
+
+
+def _lookups(options: Options) -> Lookups:
+    """Return what looks queries up. Root is given up first, for good: it does not read what clients send.
+
+    :raises UsageError, OSError: root can't be given up.
+    """
+    from .answer import Lookups, load_system_file
+
+    def load() -> System | None:
+        return load_system_file(options)
+
+    if os.geteuid() != 0:
+        return Lookups(load)
+    from . import as_root  # only for root
+
+    return as_root.lookups(options, load)

@@ -1,4 +1,4 @@
-"""Is it known which mode keeps strangers from a file, and is nobody told to open what is not his?"""
+"""Is it known which mode keeps other users from a file, and is nobody told to open what is not theirs?"""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import skip
-from hosts import Person
-from installed import readable_folder
-from residents import AS_NOBODY, NOBODY
+from helpers.hosts import Person
+from helpers.installed import readable_folder
+from helpers.machine import AS_NOBODY, NOBODY, skip
 
-from lookup.access import kept_from_nobody
+from identserver.admin.access import kept_from_nobody
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +44,7 @@ MODES = [(home, deep, file) for home in (0o755, 0o701, 0o750) for deep in (0o711
 
 @pytest.mark.parametrize("modes", MODES, ids=[" ".join(map(oct, modes)) for modes in MODES])
 def test_the_modes_of_a_path(file: Path, modes: tuple[int, int, int]) -> None:
-    """What it says agrees with what nobody can really do, for him who asks as the owner and as nobody."""
+    """What it says agrees with what nobody can really do, for who asks as the owner and as nobody."""
     if ME != 0:
         skip("needs root")
     paths = (file.parent.parent, file.parent, file)
@@ -54,7 +53,7 @@ def test_the_modes_of_a_path(file: Path, modes: tuple[int, int, int]) -> None:
     said = kept_from_nobody(str(file), ME)
     assert (said == "") == nobody_reads(file)
     with Person(NOBODY) as person:
-        person.tell("from lookup.access import kept_from_nobody")
+        person.tell("from identserver.admin.access import kept_from_nobody")
         assert person.tell("kept_from_nobody(path, uid)", path=str(file), uid=ME) == said
 
 
@@ -94,4 +93,4 @@ def test_a_file_of_somebody_else(file: Path) -> None:
     file.chmod(0o600)
     assert kept_from_nobody(str(file), ME + 1) == ""
     file.parent.chmod(0o700)
-    assert kept_from_nobody(str(file), ME + 1) == f"{file.parent} is closed to strangers"
+    assert kept_from_nobody(str(file), ME + 1) == f"{file.parent} is closed to other users"

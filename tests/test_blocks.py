@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookup.blocks import EVERYWHERE, Where, show
-from lookup.grammar import parse_user
+from lookup.config.blocks import EVERYWHERE, Where, quoted
+from lookup.config.grammar import parse_user
 
 AnyAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
@@ -80,16 +80,16 @@ def test_networks_are_those_of_the_library(address: AnyAddress, base: AnyAddress
     assert where(f"to {network}").matches(SERVER, (str(base), 1))
 
 
-def test_wishes_show_themselves() -> None:
-    """A wish is shown as it could stand in the file, on one line."""
+def test_statements_show_themselves() -> None:
+    """A statement is shown as it could stand in the file, on one line."""
     user = b'global { reply foo "b\\n\\"r\'s" }\nfport 1 { hide }\nto ::1 { forward 127.1 113 }'
     blocks = parse_user(user, "f")
-    assert [str(block.wish) for block in blocks] == [
+    assert [str(block.statement) for block in blocks] == [
         'reply "foo" "b\\n\\"r\'s"',
         "hide",
         "forward 127.0.0.1 113",
     ]
-    assert [(block.path, block.line, block.rule, block.wish.line) for block in blocks] == [
+    assert [(block.path, block.line, block.rule, block.statement.line) for block in blocks] == [
         ("f", line, f"f:{line}", line) for line in (1, 2, 3)
     ]
-    assert show(b"\xff'\"") == '"\\xff\'\\""'
+    assert quoted(b"\xff'\"") == '"\\xff\'\\""'

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers.machine import ROOT
 
 
 def fresh(code: str, *arguments: str) -> str:
@@ -20,7 +20,7 @@ def fresh(code: str, *arguments: str) -> str:
 FIND_OWN = """
 import os, socket
 def find_own():
-    from lookup import sock_diag
+    from lookup.kernel import sock_diag
     with socket.create_server(("127.0.0.1", 0)) as listener:
         with socket.create_connection(listener.getsockname()) as client:
             assert sock_diag.find(client.getsockname(), client.getpeername()).uid == os.getuid()
@@ -31,7 +31,7 @@ find_own()
 def test_what_a_lookup_does_not_import() -> None:
     """One lookup in a new process imports none of what makes `import pyroute2` slow, nor psutil."""
     loaded = set(fresh(FIND_OWN + "print(*sys.modules)").split())
-    assert "lookup.sock_diag" in loaded
+    assert "lookup.kernel.sock_diag" in loaded
     assert not loaded & {"asyncio", "ssl", "multiprocessing", "psutil"}
     assert not [name for name in loaded if name.split(".")[0] == "pyroute2"]
 
@@ -63,7 +63,7 @@ def test_pyroute2_imported_before() -> None:
     "object()",  # from the time before find_spec, which the import system passes over
     "type('Once', (), {'find_spec': lambda self, name, path, target: None})()",  # cannot be asked as we do
     "type('Vague', (), {'find_spec': lambda self, name, path, target=None: "
-    "type(sys.__spec__)(name, None) if sys._getframe(1).f_globals['__name__'] == 'lookup.codec' else None})()",
+    "type(sys.__spec__)(name, None) if sys._getframe(1).f_globals['__name__'] == 'lookup.kernel.codec' else None})()",
 ])  # fmt: skip
 def test_importers_that_the_shortcut_does_not_know(finder: str) -> None:
     """Where the shortcut fails the ordinary import serves, and pyroute2 is whole."""
@@ -81,7 +81,7 @@ class Broken(importlib.abc.MetaPathFinder):
         if name == "pyroute2.netlink":
             raise ImportError("broken for the test")
 sys.meta_path.insert(0, Broken())
-from lookup import sock_diag
+from lookup.kernel import sock_diag
 for _ in range(2):
     try:
         sock_diag.SockDiag()
@@ -95,7 +95,7 @@ def test_no_pyroute2() -> None:
     """Without pyroute2 the lookup is an ImportError, which says that another source must be asked."""
     code = """
 sys.modules["pyroute2"] = None
-from lookup import sock_diag
+from lookup.kernel import sock_diag
 try:
     sock_diag.find(("127.0.0.1", 1), ("127.0.0.1", 1))
 except ImportError as error:
@@ -107,7 +107,7 @@ except ImportError as error:
 def test_logging_is_put_off_but_whole() -> None:
     """The codec does not import logging; what it logs later arrives, and everybody else finds the real module."""
     code = (
-        "import sys; from lookup import codec; nlmsg = codec.messages()[0];"
+        "import sys; from lookup.kernel import codec; nlmsg = codec.messages()[0];"
         "assert 'logging' not in sys.modules, 'imported'; import logging;"
         "assert logging.__spec__ is not None and logging.Handler;"
         "logging.basicConfig(format='%(name)s %(message)s');"

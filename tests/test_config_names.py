@@ -1,4 +1,4 @@
-"""Hosts and ports, as configuration files name them."""
+"""Are hosts and ports understood as configuration files name them?"""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import skip
+from helpers.machine import skip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lookup.names import Names
+from lookup.config.names import Names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +103,7 @@ def test_a_host_to_connect_to() -> None:
 
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
-    """A resolver that does not answer before the test ends; the list tells what it was asked."""
+    """A resolver that does not answer before the test ends; the list has what it was asked."""
     asked: list[object] = []
     over = threading.Event()
 

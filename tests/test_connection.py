@@ -6,7 +6,7 @@ import ipaddress
 import socket
 
 import pytest
-from conftest import connect
+from helpers.pairs import connect
 from hypothesis import given
 from hypothesis import strategies as st
 

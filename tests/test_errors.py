@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import skip
+from helpers.machine import skip
 
 from lookup import errors
 

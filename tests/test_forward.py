@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
 import time
@@ -11,18 +10,20 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import program, skip
-from hosts import Person, Town
+from helpers.hosts import Person, Town
+from helpers.machine import skip
+from helpers.pairs import reset
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from oidentd import SYSTEM, World
 
-from lookup import forward
+from lookup.config import forward
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Address = tuple[str, int]
+
+pytest_plugins = ["helpers.people"]
 
 #: Seconds that nothing here takes unless something hangs.
 HANGS = 30
@@ -255,8 +256,7 @@ def test_a_reset() -> None:
     def serve(connection: socket.socket) -> None:
         connection.sendall(HEAD + b"ali")
         time.sleep(0.05)
-        # SO_LINGER with no time: the close is a reset (socket(7)).
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        reset(connection)
 
     with Server(serve) as server:
         assert server.ask() is None
@@ -336,16 +336,6 @@ def test_any_octets() -> None:
         ask()
 
 
-@pytest.fixture(scope="module")
-def town() -> Iterator[Town]:
-    """Two hosts on which nobody listens to the ident port yet."""
-    if os.geteuid() != 0:
-        skip("needs root")
-    program("ip")
-    with Town() as town:
-        yield town
-
-
 #: Runs on each of the hosts: an ident server on all of its addresses.
 SERVE = """
 import threading
@@ -360,16 +350,16 @@ threading.Thread(target=serve, daemon=True).start()
 """
 
 #: Runs on one of them: ask the other, or itself.
-ASK = "from lookup import forward; forward.ask(host, port, 1, 2)"
+ASK = "from lookup.config import forward; forward.ask(host, port, 1, 2)"
 
 
 @pytest.mark.parametrize(
     "host",
     [Town.HERE, Town.HERE_TOO, "127.0.0.1", "127.0.0.9", "0.0.0.0", "::1", Town.HERE_6, f"{Town.HERE_LINK}%lan"],
 )
-def test_we_do_not_ask_ourselves(town: Town, host: str) -> None:
+def test_we_do_not_ask_ourselves(quiet_town: Town, host: str) -> None:
     """Whatever address of this host is named, nobody is asked at its ident port: we would ask again, without end."""
-    with Person(0, town.here) as person:
+    with Person(0, quiet_town.here) as person:
         person.tell(SERVE)
         assert person.tell("socket.create_connection((host, 113)).close()", host=host) is None
         assert person.tell(ASK, host=host, port=113) is None
@@ -381,23 +371,10 @@ def test_we_do_not_ask_ourselves(town: Town, host: str) -> None:
 
 @pytest.mark.parametrize("nonlocal_bind", [0, 1])
 @pytest.mark.parametrize("host", [Town.THERE, Town.THERE_6, f"{Town.THERE_LINK}%lan"])
-def test_other_hosts_are_asked(town: Town, host: str, nonlocal_bind: int) -> None:
+def test_other_hosts_are_asked(quiet_town: Town, host: str, nonlocal_bind: int) -> None:
     """Another host is asked at the ident port, even where IPv4 addresses can be bound that are not ours."""
-    with Person(0, town.there) as there, Person(0, town.here) as here:
+    with Person(0, quiet_town.there) as there, Person(0, quiet_town.here) as here:
         there.tell(SERVE)
         setting = "/proc/sys/net/ipv4/ip_nonlocal_bind"
         here.tell("from pathlib import Path; Path(setting).write_text(str(on))", setting=setting, on=nonlocal_bind)
         assert here.tell(ASK, host=host, port=113) == b"somebody"
-
-
-@pytest.mark.usefixtures("needs_root")
-def test_no_question_goes_round_in_circles() -> None:
-    """A user whose file names the ident server that reads it gets one answer, to one question: his login name."""
-    with World() as world:
-        wishes = {"alice": (None, b"global { forward 127.0.0.1 113 }")}
-        world.do("configure", b"default { default { allow forward allow spoof } }", wishes)
-        number, *ports = world.do("dial", 1001, "127.0.0.1", "127.0.0.1", 0, 6667)
-        reply, status, log = world.do("ask_fresh_warm", ["-C", SYSTEM], number, 113)
-        assert reply == b"%d,%d:USERID:UNIX:alice\r\n" % tuple(ports)
-        assert status == 0
-        assert log.count(" was told ") == 1, log

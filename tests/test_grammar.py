@@ -1,25 +1,26 @@
-"""What configuration files say, and where they are wrong."""
+"""What do configuration files say, and where are they wrong?"""
 
 from __future__ import annotations
 
-import pwd
 import signal
 import socket
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import skip
+from helpers.machine import skip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lookup import users
-from lookup.blocks import EVERYWHERE
-from lookup.grammar import ConfigError, Notice, System, parse_system, parse_user
+from lookup.config.blocks import EVERYWHERE
+from lookup.config.grammar import parse_system, parse_user
+from lookup.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from lookup.config.blocks import System
+    from lookup.config.words import Notice
 
 UIDS = {b"root": 0, b"alice": 1001, b"bob": 1002}
 
@@ -31,7 +32,7 @@ HANG = 60
 
 
 def uids(names: Iterable[bytes]) -> dict[bytes, int | None]:
-    """Tell the uids of three users, whoever lives on this host."""
+    """Return the uids of three users, whoever lives on this host."""
     return {name: UIDS.get(name) for name in names}
 
 
@@ -51,7 +52,7 @@ def _no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_system_file() -> None:
-    """A system file's blocks, capabilities, forced wishes and places are what it says."""
+    """A system file's blocks, capabilities, forced statements and places are what it says."""
     parsed = system(
         b"# all\ndefault {\n default { allow spoof allow hide }\n to 10.0.0.0/8 fport 6667 { deny hide }\n}\n"
         b'USER "alice" { lport 1:9 { force reply "a" b } }\nuser 77 { default { Allow Numeric } }\n'
@@ -81,11 +82,11 @@ def test_no_default_block() -> None:
 
 
 def test_user_file() -> None:
-    """A user file's blocks are its filters and one wish each, in order."""
+    """A user file's blocks are its filters and one statement each, in order."""
     one, two, three = parse_user(b"global { hide }\nfport 80 { FORWARD 127.1 113 }\n\nglobal{reply x}", "f")
-    assert (one.where, one.wish.kind, one.wish.arguments) == (EVERYWHERE, "hide", ())
-    assert (two.where.fport, two.wish.kind, two.wish.arguments) == ((80, 80), "forward", ("127.0.0.1", 113))
-    assert (three.line, three.path, three.wish.arguments) == (4, "f", (b"x",))
+    assert (one.where, one.statement.kind, one.statement.arguments) == (EVERYWHERE, "hide", ())
+    assert (two.where.fport, two.statement.kind, two.statement.arguments) == ((80, 80), "forward", ("127.0.0.1", 113))
+    assert (three.line, three.path, three.statement.arguments) == (4, "f", (b"x",))
     assert parse_user(b" # nothing", "f") == []
 
 
@@ -194,14 +195,19 @@ BROKEN_USER = [
 ]
 
 
+def assert_at(complaint: ConfigError | Notice, line: int, column: int, reason: str) -> None:
+    """Check what a complaint says, and of which place."""
+    assert (complaint.path, complaint.line, complaint.column) == ("f", line, column)
+    assert reason in complaint.reason
+    assert str(complaint) == f"f:{line}:{column}: {complaint.reason}"
+
+
 @pytest.mark.parametrize(("data", "line", "column", "reason"), BROKEN_SYSTEM)
 def test_broken_system_files(data: bytes, line: int, column: int, reason: str) -> None:
     """The first error of a system file is told with its place and what was expected there."""
     with pytest.raises(ConfigError) as error:
         system(data)
-    assert (error.value.path, error.value.line, error.value.column) == ("f", line, column)
-    assert reason in error.value.reason
-    assert str(error.value) == f"f:{line}:{column}: {error.value.reason}"
+    assert_at(error.value, line, column, reason)
 
 
 @pytest.mark.parametrize(("data", "line", "column", "reason"), BROKEN_USER)
@@ -209,8 +215,7 @@ def test_broken_user_files(data: bytes, line: int, column: int, reason: str) -> 
     """The first error of a user file is told with its place and what was expected there."""
     with pytest.raises(ConfigError) as error:
         parse_user(data, "f")
-    assert (error.value.path, error.value.line, error.value.column) == ("f", line, column)
-    assert reason in error.value.reason
+    assert_at(error.value, line, column, reason)
 
 
 @pytest.mark.parametrize(
@@ -231,53 +236,50 @@ def test_a_login_name_of_digits_goes_before_the_uid() -> None:
     assert list(parsed.users) == [5]
 
 
-@pytest.mark.parametrize(
-    ("data", "line", "column", "reason"),
-    [
-        (b"default { default {\n force hide\n deny spoof } }", 3, 2, "cancels the force"),
-        (b"default { default {\n allow spoof\n force hide } }", 3, 2, "void"),
-        (b"default { default { force hide\nforce numeric } }", 2, 1, "void"),
-        (b"default { default { force spoof } }", 1, 21, "the login name is forced"),
-        (b"default { default { deny hide } } /*", 1, 35, "no end"),
-        (b"default { default { deny hide } }\ndefault { default { deny hide } }", 2, 1, "first, at line 1"),
-        (b"default { default { deny hide } fport 9:1 { deny hide } }", 1, 39, "no port is from 9 to 1"),
-        (b"default { fport 9 { deny hide } default { deny hide } }", 1, 11, "never applies: line 1's"),
-        (b"default { fport 9 { deny hide } fport 9 { deny hide } }", 1, 11, "never applies"),
-        (b"user bob { default { deny hide }\ndefault { deny spoof } }", 1, 12, "never applies: line 2's"),
-        (b"user bob { default { deny hide } }\ndefault { default { allow hide } }", 2, 1, "inherit nothing"),
-        (b"user bob { default { allow spoof_all } }", 1, 22, "without the capability spoof"),
-        (b'default { default { force reply "" } }', 1, 33, "never sent"),
-        (b"default { default { force reply a, b , } }", 1, 38, "neither a separator nor a comment"),
-    ],
-)
+#: What is noticed in a file that parses: the place, and a part of the reason.
+SYSTEM_NOTICES = [
+    (b"default { default {\n force hide\n deny spoof } }", 3, 2, "cancels the force"),
+    (b"default { default {\n allow spoof\n force hide } }", 3, 2, "void"),
+    (b"default { default { force hide\nforce numeric } }", 2, 1, "void"),
+    (b"default { default { force spoof } }", 1, 21, "the login name is forced"),
+    (b"default { default { deny hide } } /*", 1, 35, "no end"),
+    (b"default { default { deny hide } }\ndefault { default { deny hide } }", 2, 1, "first, at line 1"),
+    (b"default { default { deny hide } fport 9:1 { deny hide } }", 1, 39, "no port is from 9 to 1"),
+    (b"default { fport 9 { deny hide } default { deny hide } }", 1, 11, "never applies: line 1's"),
+    (b"default { fport 9 { deny hide } fport 9 { deny hide } }", 1, 11, "never applies"),
+    (b"user bob { default { deny hide }\ndefault { deny spoof } }", 1, 12, "never applies: line 2's"),
+    (b"user bob { default { deny hide } }\ndefault { default { allow hide } }", 2, 1, "inherit nothing"),
+    (b"user bob { default { allow spoof_all } }", 1, 22, "without the capability spoof"),
+    (b'default { default { force reply "" } }', 1, 33, "never sent"),
+    (b"default { default { force reply a, b , } }", 1, 38, "neither a separator nor a comment"),
+]
+
+USER_NOTICES = [
+    (b"fport 1 { hide }\nglobal { hide }", 1, 1, "never applies: line 2's"),
+    (b"fport 1 to ::1 { hide } to ::1 fport 1 { random }", 1, 1, "never applies"),
+    (b"fport 2:1 { hide }", 1, 7, "no port is from 2 to 1"),
+    (b"global { hide } /* x", 1, 17, "no end"),
+    (b'global { reply "a\\0b" }', 1, 16, "never sent"),
+    (b'global { reply "a"; }', 1, 19, "neither a separator nor a comment"),
+    (b"global { reply a // x\n }", 1, 18, "neither a separator nor a comment"),
+    (b"global { reply %s }" % (b"x " * 22), 1, 16 + 40, "only the first 20"),
+]
+
+
+@pytest.mark.parametrize(("data", "line", "column", "reason"), SYSTEM_NOTICES)
 def test_system_notices(data: bytes, line: int, column: int, reason: str) -> None:
     """What a system file surely does not mean as it is written is noticed, once, where it stands."""
     (notice,) = system(data).notices
-    assert (notice.path, notice.line, notice.column) == ("f", line, column)
-    assert reason in notice.reason
-    assert str(notice) == f"f:{line}:{column}: {notice.reason}"
+    assert_at(notice, line, column, reason)
 
 
-@pytest.mark.parametrize(
-    ("data", "line", "column", "reason"),
-    [
-        (b"fport 1 { hide }\nglobal { hide }", 1, 1, "never applies: line 2's"),
-        (b"fport 1 to ::1 { hide } to ::1 fport 1 { random }", 1, 1, "never applies"),
-        (b"fport 2:1 { hide }", 1, 7, "no port is from 2 to 1"),
-        (b"global { hide } /* x", 1, 17, "no end"),
-        (b'global { reply "a\\0b" }', 1, 16, "never sent"),
-        (b'global { reply "a"; }', 1, 19, "neither a separator nor a comment"),
-        (b"global { reply a // x\n }", 1, 18, "neither a separator nor a comment"),
-        (b"global { reply %s }" % (b"x " * 22), 1, 16 + 40, "only the first 20"),
-    ],
-)
+@pytest.mark.parametrize(("data", "line", "column", "reason"), USER_NOTICES)
 def test_user_notices(data: bytes, line: int, column: int, reason: str) -> None:
     """What a user file surely does not mean as it is written is noticed for whoever wants to know."""
     notices: list[Notice] = []
     blocks = parse_user(data, "f", notices)
     (notice,) = notices
-    assert (notice.line, notice.column) == (line, column)
-    assert reason in notice.reason
+    assert_at(notice, line, column, reason)
     assert len(parse_user(data, "f")) == len(blocks)
 
 
@@ -408,65 +410,6 @@ def test_hostile_files_take_no_longer_than_others(data: bytes) -> None:
         check(data)
 
 
-@pytest.mark.parametrize("unknown", [[], [b"identd-nobody", b"", b"\0", b"\xff\xfe", b"a:b", b"-root", b"root:x"]])
-def test_uids_agree_with_the_name_service(unknown: list[bytes]) -> None:
-    """Names looked up at once have the uids that they have one by one."""
-    names = [entry.pw_name.encode() for entry in pwd.getpwall()]
-    found = users.uids(names + unknown)
-    assert found == {name: users.uid_of(name) for name in names + unknown}
-    assert all(found[name] is None for name in unknown)
-    assert found[b"root"] == 0
-
-
-@pytest.mark.parametrize(
-    ("nsswitch", "reads"),
-    [
-        ("passwd: files systemd\n", True),
-        ("# x\n passwd:\tcompat # files\n", True),
-        ("group: sss\n", True),
-        (None, True),
-        ("passwd: sss files\n", False),
-        ("passwd: files [SUCCESS=continue] sss\n", False),
-        ("passwd:\n", False),
-    ],
-)
-def test_where_uids_are_read_from(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nsswitch: str | None, reads: bool
-) -> None:
-    """The file is read only where the name service would ask it first; the first of two entries counts there."""
-    (tmp_path / "passwd").write_text(
-        "identd-a:x:4001:1::/:/bin/sh\nidentd-a:x:4002:1::/:/bin/sh\n#identd-b:x:4003:1::/:\nidentd-c:x:4004\n"
-        "identd-d:x:99999999999:1::/:\nidentd-e:x:y:1::/:\n"
-    )
-    if nsswitch is not None:
-        (tmp_path / "nsswitch.conf").write_text(nsswitch)
-    monkeypatch.setattr(users, "_PASSWD", str(tmp_path / "passwd"))
-    monkeypatch.setattr(users, "_NSSWITCH", str(tmp_path / "nsswitch.conf"))
-    names = [b"identd-%c" % letter for letter in b"abcde"]
-    assert users.uids(names) == {**dict.fromkeys(names), b"identd-a": 4001 if reads else None}
-
-
-@pytest.mark.parametrize(("services", "asked"), [("files systemd", []), ("files ldap", [b"4001"])])
-def test_thousands_of_uids_are_not_asked_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, services: str, asked: list[bytes]
-) -> None:
-    """A name of digits is asked for only where somebody may have it."""
-    (tmp_path / "nsswitch.conf").write_text(f"passwd: {services}\n")
-    monkeypatch.setattr(users, "_NSSWITCH", str(tmp_path / "nsswitch.conf"))
-    questions: list[bytes] = []
-    monkeypatch.setattr(users, "uid_of", questions.append)
-    found = users.uids([b"root", b"4001", b"identd-a", b"identd-b"])
-    assert found == {b"root": 0, b"4001": None, b"identd-a": None, b"identd-b": None}
-    assert sorted(questions) == sorted([*asked, b"identd-a", b"identd-b"])
-
-
-def test_compat_entries_are_left_to_the_name_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A file that includes or excludes names is not for us to understand."""
-    (tmp_path / "passwd").write_text("identd-a:x:4001:1::/:/bin/sh\n-identd-a\n")
-    monkeypatch.setattr(users, "_PASSWD", str(tmp_path / "passwd"))
-    assert set(users.uids([b"identd-a", b"identd-b", b"identd-c", b"identd-d"]).values()) == {None}
-
-
 def test_half_a_file_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host name is looked up only where the whole file parses: half an address looks like one."""
     asked = []
@@ -488,7 +431,7 @@ def test_half_a_file_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = parse_user(whole, "f")
     assert asked == [b"identd-host", b"identd-other"]
     assert first.where.to == (bytes((127, 0, 0, 7)), 32)
-    assert second.wish.arguments == ("127.0.0.7", 1113)
+    assert second.statement.arguments == ("127.0.0.7", 1113)
 
 
 def test_two_thousand_blocks() -> None:

@@ -9,18 +9,19 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import ROOT, connect
-from hosts import Person, Refused, Town, call, inside, nameless_uid
+from helpers.calls import call
+from helpers.hosts import Person, Refused, Town, inside, nameless_uid
+from helpers.machine import ROOT
+from helpers.pairs import LOOPBACK, connect
 
 import lookup
-from lookup import errors, sock_diag
+from lookup import errors
+from lookup.kernel import sock_diag
 
 if TYPE_CHECKING:
-    from hosts import Ends
+    from helpers.hosts import Ends
 
-pytest_plugins = ["people"]
-
-LOOPBACK = "127.0.0.1"
+pytest_plugins = ["helpers.people"]
 
 
 def me() -> tuple[str, str]:

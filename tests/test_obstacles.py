@@ -10,10 +10,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import skip
-from hosts import Person, nameless_uid
+from helpers.hosts import Person, nameless_uid
+from helpers.machine import skip
 
-from lookup import obstacles, sock_diag
+from identserver.admin import obstacles
+from lookup.kernel import sock_diag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ def test_nothing_in_the_way(person: Person) -> None:
         pwd.getpwuid(os.getuid())
     except KeyError:
         skip("needs a login name")
-    if not person.tell("users.sees_every_uid()"):
+    if not person.tell("user_namespace.sees_every_uid()"):
         skip("needs the first user namespace")
     assert found(person) == []
 

@@ -1,4 +1,4 @@
-"""Is what the warm process keeps of an owner used only while it is fresh, and while his files are as they were?"""
+"""Is what is known of an owner used only while it is fresh, and while their files are as they were?"""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import skip
-from hosts import nameless_uid
+from helpers.hosts import nameless_uid
+from helpers.machine import skip
 
-from lookup import known, users, wishes
-from lookup.known import Forgotten, Known, Memory
+from lookup import owner as room
+from lookup.config import changes, forward, user_file
+from lookup.config.user_file import Fetched
+from lookup.errors import IdentError, Unknown
+from lookup.owner import Facts, Memory
+from lookup.users import names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,14 +27,14 @@ FILE = 'global { reply "alice" }\n'
 
 def lives_in(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
     """Let everybody have this home directory."""
-    real = users.entry
-    monkeypatch.setattr(users, "entry", lambda uid: (real(uid)[0], home))
+    real = names.entry
+    monkeypatch.setattr(names, "entry", lambda uid: (real(uid)[0], home))
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home directory of ours."""
-    if not known._is_local(tmp_path.stat().st_dev):
+    if not changes._is_local(tmp_path.stat().st_dev):
         skip("needs a temporary folder on a local file system")
     folder = tmp_path / "home"
     folder.mkdir()
@@ -49,16 +53,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def settle() -> None:
     """Wait until what was last changed has been so for long enough to be kept."""
-    time.sleep(known._SETTLED + 0.1)
+    time.sleep(changes._SETTLED + 0.1)
 
 
-def met(memory: Memory) -> Known:
+def met(memory: Memory) -> Facts:
     """Find out what there is to know of ourselves, and keep it."""
-    owner = Known(os.getuid())
-    owner.login()
-    owner.wishes()
-    memory.keep(owner)
-    return owner
+    facts = Facts(os.getuid(), watch=True)
+    facts.login()
+    facts.user_file()
+    memory.keep(facts)
+    return facts
 
 
 def test_what_was_found_out_is_recalled(home: Path) -> None:
@@ -66,12 +70,14 @@ def test_what_was_found_out_is_recalled(home: Path) -> None:
     (home / ".oidentd.conf").write_text(FILE)
     settle()
     memory = Memory()
-    owner = met(memory)
+    facts = met(memory)
     recalled = memory.recall(os.getuid())
-    assert recalled is owner
-    assert recalled.login() == users.login(os.getuid())
-    assert recalled.wishes().path == str(home / ".oidentd.conf")
-    assert len(recalled.wishes().blocks) == 1
+    assert recalled is facts
+    assert recalled.login() == names.login(os.getuid())
+    file = recalled.user_file()
+    assert not isinstance(file, Unknown)
+    assert file.path == str(home / ".oidentd.conf")
+    assert len(file.blocks) == 1
 
 
 def test_strangers_are_not_known(home: Path) -> None:
@@ -85,57 +91,81 @@ def test_it_is_forgotten_after_a_second(home: Path, clock: list[float]) -> None:
     """A renamed user is noticed as soon as that, and a later return of the clock brings nothing back."""
     memory = Memory()
     met(memory)
-    clock[0] = known.SECONDS - 0.5
+    clock[0] = room.SECONDS - 0.5
     assert memory.recall(os.getuid()) is not None
-    clock[0] = known.SECONDS
+    clock[0] = room.SECONDS
     assert memory.recall(os.getuid()) is None
     clock[0] = 0
     assert memory.recall(os.getuid()) is None
 
 
-def test_nothing_more_is_asked(home: Path) -> None:
-    """What was not found out raises Forgotten, and becomes nobody's; what was, does not."""
-    became: list[int] = []
-    owner = Known(7, became.append)
-    assert owner.uid_of(b"root") == 0
-    owner.keep()
-    assert owner.uid_of(b"root") == 0
-    for ask in (owner.login, owner.wishes, owner.become_owner, lambda: owner.uid_of(b"nobody")):
-        with pytest.raises(Forgotten):
-            ask()
-    assert became == []
+@pytest.fixture
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other server is asked, or the test fails."""
+    monkeypatch.setattr(forward, "ask", lambda *_: pytest.fail("asked"))
 
 
-def test_privileges_are_taken_on_before_files_are_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The owner's, each time."""
-    became: list[int] = []
-    seen: list[int] = []
+def test_nothing_more_is_asked(home: Path, unreachable: None) -> None:
+    """What was not found out is unknown, and nothing is read or asked for it; what was found out, is known."""
+    facts = Facts(7, fetch=lambda uid, home: pytest.fail("read"))
+    assert facts.uid_of(b"root") == 0
+    facts.stop_asking()
+    assert facts.uid_of(b"root") == 0
+    for asked in (facts.login(), facts.user_file(), facts.uid_of(b"nobody"), facts.forward("127.0.0.1", 113, 1, 2)):
+        assert isinstance(asked, Unknown)
+        assert asked.unasked
 
-    def read(uid: int, folder: str) -> wishes.Wishes:
-        seen.append(len(became))
-        return wishes.Wishes()
 
-    monkeypatch.setattr(wishes, "read", read)
-    Known(7, became.append).wishes()
-    assert (became, seen) == ([7], [1])
+def test_who_reads_the_file_is_for_the_caller_to_say(home: Path) -> None:
+    """A file that has to be read with other privileges is fetched by who has them, once."""
+    seen: list[tuple[int, str]] = []
+
+    def fetch(uid: int, folder: str) -> Fetched:
+        seen.append((uid, folder))
+        return Fetched("file", FILE.encode())
+
+    facts = Facts(7, fetch)
+    for _ in range(2):
+        file = facts.user_file()
+        assert not isinstance(file, Unknown)
+        assert [str(block.statement) for block in file.blocks] == ['reply "alice"']
+    assert seen == [(7, str(home))]
+
+
+def test_what_cannot_be_found_out_is_unknown() -> None:
+    """A file that a process with other privileges could not read is unknown, with the reason; it was asked for."""
+
+    def fail(uid: int, folder: str) -> Any:
+        raise IdentError("broken for the test")
+
+    found = Facts(os.getuid(), fetch=fail).user_file()
+    assert isinstance(found, Unknown)
+    assert (found.reason, found.unasked) == ("broken for the test", False)
+
+
+def test_other_servers_may_be_left_for_later(unreachable: None) -> None:
+    """What is asked about many connections at once asks no other server: each of those takes its time."""
+    found = Facts(os.getuid(), forwards=False).forward("127.0.0.1", 113, 1, 2)
+    assert isinstance(found, Unknown)
+    assert found.unasked
 
 
 def test_a_missing_user_is_known_too(home: Path) -> None:
     """That a name is nobody's is an answer as well."""
-    owner = Known(7)
-    assert owner.uid_of(b"identd-no-such-user") is None
-    owner.keep()
-    assert owner.uid_of(b"identd-no-such-user") is None
+    facts = Facts(7)
+    assert facts.uid_of(b"identd-no-such-user") is None
+    facts.stop_asking()
+    assert facts.uid_of(b"identd-no-such-user") is None
 
 
-def test_an_owner_without_wishes_needs_no_look_at_his_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing of his was read, nothing of his is looked at."""
+def test_an_owner_whose_file_was_not_read_needs_no_look(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing of theirs was read, nothing of theirs is looked at."""
     memory = Memory()
-    owner = Known(os.getuid())
-    owner.login()
-    memory.keep(owner)
+    facts = Facts(os.getuid(), watch=True)
+    facts.login()
+    memory.keep(facts)
     monkeypatch.setattr(os, "lstat", lambda path: pytest.fail(f"looked at {path}"))
-    assert memory.recall(os.getuid()) is owner
+    assert memory.recall(os.getuid()) is facts
 
 
 def rewrite(home: Path) -> None:
@@ -221,7 +251,7 @@ CHANGES = (
 
 @pytest.mark.parametrize("change", CHANGES, ids=[change.__name__ for change in CHANGES])
 def test_every_change_is_noticed(home: Path, change: Callable[[Path], None]) -> None:
-    """Whatever happens to a user's files, at once, what is known of him no longer holds, and is gone for good."""
+    """Whatever happens to a user's files, at once, what is known of them no longer holds, and is gone for good."""
     (home / ".oidentd.conf").write_text(FILE)
     settle()
     memory = Memory()
@@ -234,7 +264,7 @@ def test_every_change_is_noticed(home: Path, change: Callable[[Path], None]) -> 
 
 @pytest.mark.parametrize("make", [None, rewrite, prefer_another])
 def test_changes_where_there_was_nothing(home: Path, make: Callable[[Path], None] | None) -> None:
-    """That a user has no file holds for as long as he makes none."""
+    """That a user has no file holds for as long as they make none."""
     memory = Memory()
     met(memory)
     if make is not None:
@@ -263,17 +293,17 @@ def test_an_old_time_does_not_make_a_file_old(home: Path) -> None:
 
 
 def test_a_change_while_it_is_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What changes during the reading is not kept, for nobody knows which of the two was read."""
+    """What changes during the reading is not kept: nobody knows which of the two was read."""
     (home / ".oidentd.conf").write_text(FILE)
     settle()
-    real = wishes.read
+    real = user_file.fetch
 
-    def read(uid: int, folder: str) -> Any:
+    def fetch(uid: int, folder: str) -> Any:
         found = real(uid, folder)
         (home / ".config").mkdir()
         return found
 
-    monkeypatch.setattr(wishes, "read", read)
+    monkeypatch.setattr(user_file, "fetch", fetch)
     memory = Memory()
     met(memory)
     assert memory.recall(os.getuid()) is None
@@ -285,7 +315,9 @@ def test_links_are_not_followed(home: Path) -> None:
     (home / ".oidentd.conf").symlink_to("real")
     settle()
     memory = Memory()
-    assert met(memory).wishes().blocks
+    file = met(memory).user_file()
+    assert not isinstance(file, Unknown)
+    assert file.blocks
     assert memory.recall(os.getuid()) is None
 
 
@@ -293,7 +325,7 @@ def test_links_are_not_followed(home: Path) -> None:
 def test_only_local_file_systems_are_looked_at(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home on procfs is as good as one on NFS: never kept. One on tmpfs is."""
     kept = where == "/dev/shm"
-    if kept and not known._is_local(os.stat(where).st_dev):
+    if kept and not changes._is_local(os.stat(where).st_dev):
         skip("needs a tmpfs on /dev/shm")
     lives_in(monkeypatch, where)
     memory = Memory()
@@ -325,7 +357,7 @@ def test_a_file_system_that_fails(home: Path, monkeypatch: pytest.MonkeyPatch, e
 
 def test_no_proc_to_tell_the_file_system(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where /proc does not say what kind it is, it is taken to be none of the local ones."""
-    monkeypatch.setattr(known, "_LOCAL", frozenset())
+    monkeypatch.setattr(changes, "_LOCAL", frozenset())
     memory = Memory()
     met(memory)
     assert memory.recall(os.getuid()) is None
@@ -333,7 +365,7 @@ def test_no_proc_to_tell_the_file_system(home: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("nowhere", ["", "relative/home"])
 def test_an_owner_without_a_home(monkeypatch: pytest.MonkeyPatch, nowhere: str) -> None:
-    """He has no files that could change."""
+    """They have no files that could change."""
     lives_in(monkeypatch, nowhere)
     memory = Memory()
     met(memory)
@@ -343,7 +375,7 @@ def test_an_owner_without_a_home(monkeypatch: pytest.MonkeyPatch, nowhere: str) 
 def test_no_more_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory has a bound, and the last one met is always kept."""
     memory = Memory()
-    for uid in range(known.MAX_OWNERS + 10):
-        memory.keep(Known(uid))
+    for uid in range(room.MAX_OWNERS + 10):
+        memory.keep(Facts(uid))
         assert memory.recall(uid) is not None
-        assert len(memory._owners) <= known.MAX_OWNERS
+        assert len(memory._owners) <= room.MAX_OWNERS

@@ -1,27 +1,27 @@
-"""The decision: every case of the table, and what the table leaves out, without a socket or a file."""
+"""What is decided in every case of the table, and in those that it leaves out, without a socket or a file?"""
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import skip
+from helpers.machine import skip
+from helpers.oidentd import VECTORS, octets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lookup.grammar import ConfigError, UserBlock, parse_system, parse_user
-from lookup.policy import MAX_USER_ID, Decision, decide, pick
+from lookup.config.grammar import parse_system, parse_user
+from lookup.config.policy import Decision, decide, pick
+from lookup.config.user_file import UserFile
+from lookup.connection import MAX_USER_ID
+from lookup.errors import ConfigError, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
-VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "oidentd-vectors.json").read_text())
 
 #: Cases in which the process answers before anything is decided: a missing -C file, -R, uids without a name.
 FOR_THE_PROCESS = [179, 191, 194, 195, 207]
@@ -29,12 +29,9 @@ FOR_THE_PROCESS = [179, 191, 194, 195, 207]
 UIDS = {b"root": 0, b"alice": 1001, b"bob": 1002}
 NAMES = {uid: name for name, uid in UIDS.items()}
 
-#: "<a*600>" in the table.
-_REPEATED = re.compile(r"<(.)\*(\d+)>")
-
 
 def uids(names: Iterable[bytes]) -> dict[bytes, int | None]:
-    """Tell the uids of the table's users, and of nobody else."""
+    """Return the uids of the table's users, and of nobody else."""
     return {name: UIDS.get(name) for name in names}
 
 
@@ -60,6 +57,11 @@ def no_forward(host: str, port: int) -> bytes | None:
     raise AssertionError(f"forwarded to {host} port {port}")
 
 
+def said(data: bytes) -> UserFile:
+    """Return a user's file."""
+    return UserFile("user", parse_user(data, "user"))
+
+
 def ask(
     system: str | None,
     user: str | None = None,
@@ -74,31 +76,30 @@ def ask(
 ) -> Decision:
     """Decide about a connection of alice's; a user file that does not parse is none."""
 
-    def read_wishes() -> list[UserBlock]:
+    def read_user_file() -> UserFile:
         try:
-            return parse_user((user or "").encode("latin-1"), "user")
+            return said((user or "").encode("latin-1"))
         except ConfigError:
-            return []
+            return UserFile()
 
     policy = None if system is None else parse_system(system.encode("latin-1"), "system", uids)
     return decide(
-        uid, NAMES[uid], (ours, lport), (theirs, fport), policy, read_wishes, UIDS.get, forward, choose
+        uid, NAMES[uid], (ours, lport), (theirs, fport), policy, read_user_file, UIDS.get, forward, choose
     )  # fmt: skip
 
 
-def told(decision: Decision) -> str:
+def reply_to(decision: Decision) -> str:
     """Write a decision as the table writes replies."""
-    if decision.hidden:
+    if decision.user is None:
         return "L,F:ERROR:HIDDEN-USER\r\n"
-    assert decision.answer is not None
-    return f"L,F:USERID:UNIX:{decision.answer[:MAX_USER_ID].decode('latin-1')}\r\n"
+    return f"L,F:USERID:UNIX:{decision.user[:MAX_USER_ID].decode('latin-1')}\r\n"
 
 
 def expected(vector: dict[str, Any]) -> dict[str, Any]:
     """Return what the table wants of us, as it would be without the options that only the process knows."""
     wanted = dict(vector.get("identd", vector["oidentd"]))
     if "reply" in wanted:
-        wanted["reply"] = _REPEATED.sub(lambda match: match[1] * int(match[2]), wanted["reply"])
+        wanted["reply"] = octets(wanted["reply"]).decode("latin-1")
         if vector["args"]:
             wanted["reply"] = re.sub(r"^L,F:USERID:[^:]*:", "L,F:USERID:UNIX:", wanted["reply"])
             wanted["reply"] = re.sub(r":ERROR:UNKNOWN-ERROR", ":ERROR:HIDDEN-USER", wanted["reply"])
@@ -134,7 +135,7 @@ def test_vector(vector: dict[str, Any]) -> None:
             ask(vector["system"], vector["user"], **ends)
         return
     for choose in (first, lambda sequence: sequence[-1], pick):
-        reply = told(ask(vector["system"], vector["user"], choose=choose, **ends))
+        reply = reply_to(ask(vector["system"], vector["user"], choose=choose, **ends))
         if "reply" in wanted:
             assert reply == wanted["reply"]
         else:
@@ -144,7 +145,7 @@ def test_vector(vector: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("system", "user", "fport", "name", "answer"),
     [
-        # A forced one is told as it is, whatever it is.
+        # A forced one is sent as it is, whatever it is.
         ("default{default{force forward 127.0.0.9 113}}", None, 80, b"bob", b"bob"),
         ("default{default{force forward 127.0.0.9 113}}", None, 80, None, None),
         ("default{default{force forward 127.0.0.9 113}}", None, 80, b"", None),
@@ -165,48 +166,48 @@ def test_vector(vector: dict[str, Any]) -> None:
     ],
 )  # fmt: skip
 def test_forward(system: str, user: str | None, fport: int, name: bytes | None, answer: bytes | None) -> None:
-    """A forward is told, refused or hidden as section 8 of the description says (None: hidden)."""
+    """A forward is sent, refused or hidden as section 8 of the description says (None: hidden)."""
     asked = []
 
     def forward(host: str, port: int) -> bytes | None:
         asked.append((host, port))
         return name
 
-    assert ask(system, user, fport=fport, forward=forward).answer == answer
+    assert ask(system, user, fport=fport, forward=forward).user == answer
     assert asked == [("127.0.0.9", 113)]
 
 
 def test_forward_without_the_capability() -> None:
     """Nobody is asked on behalf of one who may not forward."""
     decision = ask("default{default{allow spoof allow hide}}", "global{forward 127.0.0.9 113}")
-    assert decision.answer == b"alice"
+    assert decision.user == b"alice"
     assert "refused: forward is not allowed" in decision.steps
 
 
 def test_no_system_file() -> None:
     """Without a system file the answer is the login name, and no user file is read."""
 
-    def read_wishes() -> list[UserBlock]:
+    def read_user_file() -> UserFile:
         raise AssertionError("read for nothing")
 
     ends = ("127.0.0.1", 40000), ("127.0.0.1", 1240)
-    decision = decide(1001, b"alice", *ends, None, read_wishes, UIDS.get, no_forward, first)
-    assert (decision.answer, decision.rule, decision.wish, decision.hidden) == (b"alice", "no rule", "", False)
+    decision = decide(1001, b"alice", *ends, None, read_user_file, UIDS.get, no_forward, first)
+    assert (decision.user, decision.rule, decision.statement_at) == (b"alice", "no rule", "")
 
 
 @pytest.mark.parametrize("force", ["hide", "numeric", "reply x", "spoof", "forward 127.0.0.9 113"])
 def test_forced_rules_read_no_user_file(force: str) -> None:
     """A user file is read only where nothing is forced on its owner."""
 
-    def read_wishes() -> list[UserBlock]:
+    def read_user_file() -> UserFile:
         raise AssertionError("read for nothing")
 
     system = parse_system(b"default{default{force %s}}" % force.encode("ascii"), "system", uids)
     ends = ("127.0.0.1", 40000), ("127.0.0.1", 1240)
-    decision = decide(1001, b"alice", *ends, system, read_wishes, UIDS.get, lambda host, port: b"far", first)
+    decision = decide(1001, b"alice", *ends, system, read_user_file, UIDS.get, lambda host, port: b"far", first)
     assert decision.rule == "system:1"
     wanted = {"hide": None, "numeric": b"1001", "reply x": b"x", "spoof": b"alice", "forward 127.0.0.9 113": b"far"}
-    assert decision.answer == wanted[force]
+    assert decision.user == wanted[force]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_forced_rules_read_no_user_file(force: str) -> None:
     ],
 )
 def test_whose_name_it_is_matters(granted: str, fport: int, asked: bool) -> None:
-    """Nobody asks whose name it is where any may be told: the name service may take its time."""
+    """Nobody asks whose name it is where any may be sent: the name service may take its time."""
     names: list[bytes] = []
 
     def uid_of(name: bytes) -> int | None:
@@ -228,26 +229,54 @@ def test_whose_name_it_is_matters(granted: str, fport: int, asked: bool) -> None
         return UIDS.get(name)
 
     system = parse_system(b"default{default{%s}}" % granted.encode("ascii"), "system", uids)
-    blocks = parse_user(b"global { reply bob }", "user")
+    file = said(b"global { reply bob }")
     ends = ("127.0.0.1", 40000), ("127.0.0.1", fport)
-    decision = decide(1001, b"alice", *ends, system, partial(list, blocks), uid_of, no_forward, first)
+    decision = decide(1001, b"alice", *ends, system, lambda: file, uid_of, no_forward, first)
     assert bool(names) == asked
-    assert decision.answer == (b"alice" if asked else b"bob")
+    assert decision.user == (b"alice" if asked else b"bob")
 
 
-def test_what_reading_wishes_raises_is_passed_on() -> None:
+def test_what_reading_a_file_raises_is_passed_on() -> None:
     """The caller's own exceptions go through a decision untouched."""
 
     class OwnError(Exception):
         pass
 
-    def read_wishes() -> list[UserBlock]:
+    def read_user_file() -> UserFile:
         raise OwnError
 
     system = parse_system(b"default{default{allow spoof}}", "system", uids)
     ends = ("127.0.0.1", 40000), ("127.0.0.1", 1240)
     with pytest.raises(OwnError):
-        decide(1001, b"alice", *ends, system, read_wishes, UIDS.get, no_forward, first)
+        decide(1001, b"alice", *ends, system, read_user_file, UIDS.get, no_forward, first)
+
+
+UNASKED = Unknown("not asked", unasked=True)
+
+
+@pytest.mark.parametrize(
+    ("system", "read", "uid_of", "forward"),
+    [
+        ("default{default{allow spoof}}", UNASKED, None, None),
+        ("default{default{allow spoof}}", 'global{reply "foo"}', UNASKED, None),
+        ("default{default{allow spoof allow spoof_all}}", "global{forward 127.0.0.9 113}", None, None),
+        ("default{default{allow forward allow spoof}}", "global{forward 127.0.0.9 113}", None, UNASKED),
+        ("default{default{force forward 127.0.0.9 113}}", None, None, UNASKED),
+    ],
+)  # fmt: skip
+def test_what_is_not_known(
+    system: str, read: str | Unknown | None, uid_of: Unknown | None, forward: Unknown | None
+) -> None:
+    """A decision that depends on what is not known says what that is; one that does not depend on it is made."""
+    rules = parse_system(system.encode("ascii"), "system", uids)
+    ends = ("127.0.0.1", 40000), ("127.0.0.1", 1240)
+    file = read if isinstance(read, Unknown) else said((read or "").encode("ascii"))
+    decision = decide(
+        1001, b"alice", *ends, rules, lambda: file, lambda name: uid_of, lambda host, port: forward, first
+    )  # fmt: skip
+    assert decision.unknown is next((one for one in (file, uid_of, forward) if isinstance(one, Unknown)), None)
+    if decision.unknown is None:
+        assert decision.user == b"alice"
 
 
 @pytest.mark.parametrize(
@@ -261,10 +290,10 @@ def test_no_name_passes_for_another_users(reply: str) -> None:
     """What a client would trim to another user's name, or what is left of it after the cut, needs spoof_all."""
     user = f'global {{ reply "{reply}" }}'
     refused = ask("default{default{allow spoof}}", user)
-    assert refused.answer == b"alice"
+    assert refused.user == b"alice"
     assert any("is another user's name" in step for step in refused.steps)
     granted = ask("default{default{allow spoof allow spoof_all}}", user)
-    assert granted.answer is not None and granted.answer != b"alice"
+    assert granted.user is not None and granted.user != b"alice"
 
 
 def test_a_cut_name_is_compared_as_it_is_sent() -> None:
@@ -276,10 +305,10 @@ def test_a_cut_name_is_compared_as_it_is_sent() -> None:
         (long_name + b"x", {long_name + b"x": 1002}),
         (b" " * 5 + long_name, {long_name[5:]: 1002}),
     ):
-        blocks = parse_user(b'global { reply "%s" }' % reply, "user")
+        text = b'global { reply "%s" }' % reply
         ends = ("127.0.0.1", 40000), ("127.0.0.1", 1240)
-        decision = decide(1001, b"alice", *ends, system, partial(list, blocks), names.get, no_forward, first)
-        assert decision.answer == b"alice"
+        decision = decide(1001, b"alice", *ends, system, partial(said, text), names.get, no_forward, first)
+        assert decision.user == b"alice"
 
 
 @pytest.mark.parametrize("reply", ["", "a\\0b", "\\0", "a\\rb", "a\\nb", "\\n"])
@@ -290,25 +319,25 @@ def test_what_no_line_can_hold_is_refused(reply: str, forced: bool) -> None:
         decision = ask(f'default{{default{{force reply "{reply}"}}}}')
     else:
         decision = ask("default{default{allow spoof}}", f'global{{reply "{reply}"}}')
-    assert decision.answer == b"alice"
+    assert decision.user == b"alice"
     assert any("can't be sent" in step for step in decision.steps)
 
 
 def test_one_uid_with_two_names() -> None:
     """Either login name of one's own uid needs no capability, even towards a privileged port."""
     system = parse_system(b"default{default{deny spoof}}", "system", uids)
-    blocks = parse_user(b"global { reply toor }", "user")
+    file = said(b"global { reply toor }")
     ends = ("127.0.0.1", 40000), ("127.0.0.1", 80)
     names = {b"root": 0, b"toor": 0}
-    assert decide(0, b"root", *ends, system, lambda: blocks, names.get, no_forward, first).answer == b"toor"
+    assert decide(0, b"root", *ends, system, lambda: file, names.get, no_forward, first).user == b"toor"
 
 
 def test_a_refused_choice_is_not_chosen_again() -> None:
     """One reply is picked first and tested then, so a list with a forbidden name gives the login name at times."""
     user = "global { reply bob foo }"
     system = "default{default{allow spoof}}"
-    assert ask(system, user, choose=lambda sequence: sequence[0]).answer == b"alice"
-    assert ask(system, user, choose=lambda sequence: sequence[1]).answer == b"foo"
+    assert ask(system, user, choose=lambda sequence: sequence[0]).user == b"alice"
+    assert ask(system, user, choose=lambda sequence: sequence[1]).user == b"foo"
 
 
 def test_only_the_first_twenty_replies_count() -> None:
@@ -320,8 +349,8 @@ def test_only_the_first_twenty_replies_count() -> None:
         seen.append(len(sequence))
         return sequence[-1]
 
-    assert ask("default{default{allow spoof}}", f"global{{reply {replies}}}", choose=last).answer == b"r19"
-    assert ask(f"default{{default{{force reply {replies}}}}}", choose=last).answer == b"r254"
+    assert ask("default{default{allow spoof}}", f"global{{reply {replies}}}", choose=last).user == b"r19"
+    assert ask(f"default{{default{{force reply {replies}}}}}", choose=last).user == b"r254"
     assert seen == [20, 255]
 
 
@@ -332,11 +361,11 @@ def test_only_the_first_twenty_replies_count() -> None:
 def test_made_up_names(kind: str, pattern: bytes) -> None:
     """Random names have their shape and differ; each needs its own capability."""
     user = f"global {{ {kind} }}"
-    answers = [ask(f"default{{default{{allow {kind}}}}}", user, choose=pick).answer or b"" for _ in range(20)]
+    answers = [ask(f"default{{default{{allow {kind}}}}}", user, choose=pick).user or b"" for _ in range(20)]
     assert all(re.fullmatch(pattern, answer) for answer in answers)
     assert (len(set(answers)) > 1) == (kind != "numeric")
     for other in {"random", "random_numeric", "numeric"} - {kind}:
-        assert ask(f"default{{default{{allow {other}}}}}", user).answer == b"alice"
+        assert ask(f"default{{default{{allow {other}}}}}", user).user == b"alice"
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -371,26 +400,26 @@ def test_the_rule_that_decided_is_named(system: str, uid: int, fport: int, rule:
     assert ask(system, uid=uid, fport=fport).rule == rule
 
 
-def test_the_steps_let_a_user_mend_his_file() -> None:
-    """The steps tell the block that matched, the wish, and which capability was wanting."""
+def test_the_steps_let_a_user_mend_their_file() -> None:
+    """The steps have the block that matched, the statement, and which capability was missing."""
     decision = ask("default {\n default { allow hide }\n}", "# mine\nto 10.0.0.1 { hide }\nglobal { reply foo }\n")
-    assert (decision.rule, decision.wish) == ("system:2", "user:3")
+    assert (decision.rule, decision.statement_at) == ("system:2", "user:3")
     assert decision.steps == [
         "the rule at system:2, in the default block, is the last that matches",
         "it allows hide",
-        'the owner\'s wish at user:3 is the last that matches: reply "foo"',
+        'the owner\'s statement at user:3 is the last that matches: reply "foo"',
         "refused: spoof is not allowed",
-        'the login name is told: "alice"',
+        'the login name is sent: "alice"',
     ]
 
 
 def test_families_and_scopes() -> None:
     """Filters compare IPv4-mapped ends as IPv4, ignore scopes, and never mix families."""
     system = "default{default{allow spoof}}"
-    assert ask(system, "to 10.0.0.0/8 {reply x}", theirs="::ffff:10.1.2.3").answer == b"x"
-    assert ask(system, "to fe80::/10 {reply x}", theirs="fe80::1%lo").answer == b"x"
-    assert ask(system, "to ::/0 {reply x}", theirs="10.1.2.3").answer == b"alice"
-    assert ask(system, "to 0.0.0.0/0 {reply x}", theirs="::1").answer == b"alice"
+    assert ask(system, "to 10.0.0.0/8 {reply x}", theirs="::ffff:10.1.2.3").user == b"x"
+    assert ask(system, "to fe80::/10 {reply x}", theirs="fe80::1%lo").user == b"x"
+    assert ask(system, "to ::/0 {reply x}", theirs="10.1.2.3").user == b"alice"
+    assert ask(system, "to 0.0.0.0/0 {reply x}", theirs="::1").user == b"alice"
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -399,8 +428,8 @@ def test_families_and_scopes() -> None:
     st.sampled_from(["reply bob", 'reply " bob"', "hide", "numeric", "random", "reply foo", "reply alice"]),
 )
 def test_no_user_is_named_as_another_without_spoof_all(lines: list[str], statement: str) -> None:
-    """Whatever the lines, another user's name is told only where spoof and spoof_all are allowed."""
+    """Whatever the lines, another user's name is sent only where spoof and spoof_all are allowed."""
     decision = ask(f"default {{ default {{ {' '.join(lines)} }} }}", f"global {{ {statement} }}")
-    if decision.answer is not None and decision.answer.strip() == b"bob":
+    if decision.user is not None and decision.user.strip() == b"bob":
         assert "allow spoof_all" in lines
         assert "allow spoof" in lines

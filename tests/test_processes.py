@@ -10,35 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from conftest import connect, program, skip
-from hosts import (
-    CLOSE_WAIT,
-    FIN_WAIT2,
-    IPPROTO_MPTCP,
-    TIME_WAIT,
-    Person,
-    Town,
-    call,
-    inside,
-    listening,
-    nameless_uid,
-    other,
-    table,
-    until,
-    welcome,
-)
+from helpers.calls import call, inherited, listening, other, welcome
+from helpers.hosts import IPPROTO_MPTCP, Person, Town, inside, nameless_uid, until
+from helpers.machine import program, skip
+from helpers.pairs import connect
+from helpers.states import CLOSE_WAIT, FIN_WAIT2, TIME_WAIT, table
 
-from lookup import processes
 from lookup.errors import IdentError, NoUser
+from lookup.kernel import processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hosts import Ends
+    from helpers.hosts import Ends
 
     from lookup.connection import Owner
 
-pytest_plugins = ["people"]
+pytest_plugins = ["helpers.people"]
 
 NO_USER, UNKNOWN = "NO-USER", "UNKNOWN-ERROR"
 
@@ -153,7 +141,7 @@ def test_the_only_link(needs_root: None) -> None:
     """Loopback has no link-local address; one interface with such an address leaves nothing to guess, a second does."""
     ip = program("ip")
     with Person(0) as person:
-        person.tell("from hosts import _checked, _libc, CLONE_NEWNET; _checked(_libc.unshare(CLONE_NEWNET))")
+        person.tell("from helpers.hosts import CLONE_NEWNET; checked(libc.unshare(CLONE_NEWNET))")
         seen = []
         for number in range(3):
             seen.append(person.tell("processes._is_the_only_link()"))
@@ -243,18 +231,10 @@ def test_a_process_that_became_another_user(town: Town, alice_uid: int, root: Pe
 
 def test_a_socket_that_two_processes_hold(town: Town, bob_uid: int) -> None:
     """A socket that a process of another user's inherited belongs to who made it."""
-    heir = f"import os; os.setresuid(*3 * [{bob_uid}]); os.write(1, b'!'); os.read(0, 1)"
-    with Person(0, town.here) as maker, call(town, maker) as (ends, _):
-        maker.tell(
-            "import subprocess as s; fd = kept[-1].fileno();"
-            "heir = s.Popen([sys.executable, '-c', heir], stdin=s.PIPE, stdout=s.PIPE, pass_fds=[fd], cwd='/');"
-            "heir.stdout.read(1)",
-            heir=heir,
-        )  # fmt: skip
+    with Person(0, town.here) as maker, call(town, maker) as (ends, _), inherited(maker, bob_uid):
         assert find(town, ends).uid == 0
         maker.tell("kept.pop().close()")
         assert find(town, ends).uid == 0
-        maker.tell("heir.communicate(b'!')")
 
 
 def test_systems_without_the_sockets_own_owner(
@@ -387,7 +367,7 @@ def test_root_without_capabilities(town: Town, alice: Person) -> None:
     with Person(0, town.here) as prisoner, call(town, alice) as (ends, _):
         prisoner.tell(
             "import ctypes; header = ctypes.create_string_buffer(struct.pack('=Ii', 0x20080522, 0));"
-            "_checked(_libc.capset(header, ctypes.create_string_buffer(24))); forbid_netlink()"
+            "checked(libc.capset(header, ctypes.create_string_buffer(24))); forbid_netlink()"
         )
         assert "CapEff:\t0000000000000000" in prisoner.tell("open('/proc/self/status').read()")
         assert prisoner.ask(ends) == UNKNOWN

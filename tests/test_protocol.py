@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import identd
 from identd import HiddenUser, IdentError, IdentServer, InvalidPort, NoUser
+from identserver.protocol import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,7 @@ class Later:
 
     def errback(self, error: BaseException) -> None:
         assert self._callbacks
-        self._callbacks[1](identd.Failure(error))
+        self._callbacks[1](Failure(error))
 
 
 class Server(IdentServer):

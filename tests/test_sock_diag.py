@@ -12,86 +12,23 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import ROOT, connect, program, skip
-from hosts import (
-    CLOSE_WAIT,
-    ESTABLISHED,
-    FIN_WAIT1,
-    FIN_WAIT2,
-    IPPROTO_MPTCP,
-    LAST_ACK,
-    SYN_RECV,
-    SYN_SENT,
-    TIME_WAIT,
-    Person,
-    Town,
-    call,
-    inside,
-    listening,
-    nameless_uid,
-    other,
-    table,
-    until,
-    welcome,
-)
+from helpers.calls import call, inherited, other, welcome
+from helpers.hosts import IPPROTO_MPTCP, Person, Town, inside, nameless_uid, until
+from helpers.machine import ROOT, program, skip
+from helpers.netlink import NLM_F_DUMP, Wire, by_ports, find
+from helpers.pairs import LOOPBACK, connect
+from helpers.states import CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_RECV, SYN_SENT, TIME_WAIT, table
 
-from lookup import sock_diag
 from lookup.errors import IdentError, NoUser
+from lookup.kernel import dumps, sock_diag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from hosts import Ends
-
-    from lookup.connection import Address, Owner
-
-NLM_F_DUMP = 0x300
-LOOPBACK = "127.0.0.1"
-
-pytest_plugins = ["people"]
 
 
-def find(town: Town, ends: Ends) -> Owner:
-    """Ask on the host `here`."""
-    with inside(town.here):
-        return sock_diag.find(*ends)
+    pass
 
 
-def by_ports(town: Town, server: Address, client: Address) -> Owner:
-    """Ask on the host `here`, by the ports."""
-    with inside(town.here):
-        return sock_diag.find_by_ports(server, client)
-
-
-class Wire(socket.socket):
-    """A socket whose netlink requests are written down before they go to the kernel."""
-
-    sent: list[tuple[int, int, int]] = []  # noqa: RUF012 - one list for all of them
-    netlink: list[Wire] = []  # noqa: RUF012
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        if self.family == socket.AF_NETLINK:
-            self.netlink.append(self)
-
-    def send(self, data: Any, *flags: int) -> int:
-        if self.family == socket.AF_NETLINK:
-            whole, offset = bytes(data), 0
-            while offset < len(whole):
-                length, kind, flag = struct.unpack_from("=IHH", whole, offset)
-                (states,) = struct.unpack_from("=I", whole, offset + 20)
-                self.sent.append((kind, flag, states))
-                offset += length
-        return super().send(data, *flags)
-
-
-@pytest.fixture
-def wire(monkeypatch: pytest.MonkeyPatch) -> type[Wire]:
-    """Every netlink request that is sent, as (type, flags, states asked for), and the sockets that sent them."""
-    monkeypatch.setattr(Wire, "sent", [])
-    monkeypatch.setattr(Wire, "netlink", [])
-    monkeypatch.setattr(socket, "socket", Wire)
-    return Wire
+pytest_plugins = ["helpers.people", "helpers.netlink"]
 
 
 # Connections that somebody holds.
@@ -227,16 +164,9 @@ def test_a_process_that_became_another_user(town: Town, alice_uid: int) -> None:
 
 def test_a_socket_handed_to_another_user(town: Town, bob_uid: int) -> None:
     """A socket that only another user's process holds by now still belongs to who made it."""
-    heir = f"import os; os.setresuid(*3 * [{bob_uid}]); os.write(1, b'!'); os.read(0, 1)"
-    with Person(0, town.here) as root, call(town, root) as (ends, _):
-        root.tell(
-            "import subprocess as s; fd = kept[-1].fileno();"
-            "heir = s.Popen([sys.executable, '-c', heir], stdin=s.PIPE, stdout=s.PIPE, pass_fds=[fd], cwd='/');"
-            "heir.stdout.read(1); kept.pop().close()",
-            heir=heir,
-        )  # fmt: skip
+    with Person(0, town.here) as root, call(town, root) as (ends, _), inherited(root, bob_uid):
+        root.tell("kept.pop().close()")
         assert find(town, ends).uid == 0
-        root.tell("heir.communicate(b'!')")
 
 
 @pytest.mark.parametrize("accepting", [False, True], ids=["connecting", "accepting"])
@@ -355,143 +285,6 @@ def test_orphaned_before_the_peer_knows(town: Town, alice: Person, peer_first: b
                 by_ports(town, *ends)
 
 
-# Interfaces: link-local addresses, and sockets that are bound to a device.
-
-
-@pytest.mark.parametrize("side", [0, 1])
-@pytest.mark.parametrize("by_number", [False, True], ids=["name", "number"])
-def test_link_local(town: Town, alice: Person, side: int, by_number: bool) -> None:
-    """A link-local connection is found with its scope on either address, as a name or a number."""
-    with inside(town.here):
-        scope = str(socket.if_nametoindex("vpn")) if by_number else "vpn"
-    with call(town, alice, f"{town.THERE_LINK}%vpn", town.elsewhere) as (ends, _):
-        hosts = [host + (f"%{scope}" if index == side else "") for index, (host, _) in enumerate(ends)]
-        owner = find(town, other(ends, *hosts))
-        assert (owner.uid, owner.server) == (alice.uid, (town.HERE_LINK, ends[0][1]))
-
-
-def test_link_local_behind_a_listener(town: Town, bob: Person) -> None:
-    """Without the interface the kernel shows a link-local connection's listener; with it, the one who accepted."""
-    port = bob.tell("listener = listen('::'); listener.getsockname()[1]")
-    with inside(town.there):
-        caller = socket.create_connection((f"{town.HERE_LINK}%lan", port))
-    with caller:
-        bob.tell("kept.append(listener.accept()[0])")
-        ends = (f"{town.HERE_LINK}%lan", port), (f"{town.THERE_LINK}%lan", caller.getsockname()[1])
-        assert find(town, ends).inode == bob.tell("os.fstat(kept[-1].fileno()).st_ino")
-
-
-def test_the_kernel_needs_the_scope(town: Town, alice: Person, wire: type[Wire]) -> None:
-    """A scope is asked about at once: one request, and none about other interfaces."""
-    with call(town, alice, f"{town.THERE_LINK}%vpn", town.elsewhere) as (ends, _):
-        find(town, other(ends, client=f"{town.THERE_LINK}%vpn"))
-        assert len(wire.sent) == 1
-
-
-def test_link_local_without_scope(town: Town, alice: Person) -> None:
-    """Without a scope the interfaces are tried, for only one can be meant."""
-    with call(town, alice, f"{town.THERE_LINK}%lan") as (ends, _):
-        assert find(town, ends).uid == alice.uid
-
-
-def test_link_local_on_another_link(town: Town, alice: Person) -> None:
-    """The same addresses on another link are another connection."""
-    with call(town, alice, f"{town.THERE_LINK}%lan") as (ends, _), pytest.raises(NoUser):
-        find(town, other(ends, client=f"{town.THERE_LINK}%vpn"))
-
-
-def test_link_local_on_both_links(town: Town, alice: Person, bob: Person) -> None:
-    """Two users may have the same ports and addresses on two links: the scope decides."""
-    with call(town, alice, f"{town.THERE_LINK}%lan") as (ends, far):
-        port = far.getsockname()[1]
-        with listening(town, town.THERE_LINK, port):
-            bob.dial((f"{town.THERE_LINK}%vpn", port), source=(f"{town.HERE_LINK}%vpn", ends[0][1]))
-            assert find(town, other(ends, server=f"{town.HERE_LINK}%lan")).uid == alice.uid
-            assert find(town, other(ends, server=f"{town.HERE_LINK}%vpn")).uid == bob.uid
-            with pytest.raises(IdentError) as ambiguous:
-                find(town, ends)
-        assert not isinstance(ambiguous.value, NoUser)
-
-
-@pytest.mark.parametrize(("near", "far"), [(Town.HERE, Town.THERE), (Town.HERE_6, Town.THERE_6)])
-def test_bound_to_a_device(town: Town, alice: Person, near: str, far: str) -> None:
-    """A connection of a socket that is bound to a device is found."""
-    with call(town, alice, far, town.elsewhere, device="vpn") as (ends, _):
-        assert ends[0][0] == near
-        assert find(town, ends).uid == alice.uid
-
-
-def test_two_devices_two_owners(town: Town, alice: Person, bob: Person) -> None:
-    """Where two users' connections differ in the device alone nobody is named, and both stand in the detail."""
-    with call(town, alice, town.THERE, device="lan") as (ends, far):
-        with listening(town, town.THERE, far.getsockname()[1]):
-            assert bob.dial(ends[1], source=ends[0], device="vpn") == ends
-            with pytest.raises(IdentError) as ambiguous:
-                find(town, ends)
-        assert not isinstance(ambiguous.value, NoUser)
-        assert str(ambiguous.value) == "UNKNOWN-ERROR"
-        for person in (alice, bob):
-            assert f"uid {person.uid} " in ambiguous.value.detail
-
-
-def test_two_devices_one_owner(town: Town, alice: Person) -> None:
-    """Where two connections differ in the device alone and one user has both, that user is named."""
-    on_lan = call(town, alice, town.THERE, device="lan")
-    with on_lan as (ends, far), listening(town, town.THERE, far.getsockname()[1]):
-        assert alice.dial(ends[1], source=ends[0], device="vpn") == ends
-        assert find(town, ends).uid == alice.uid
-
-
-def test_a_closed_socket_on_another_device(town: Town, alice: Person, bob: Person) -> None:
-    """What remains of a closed connection on one device does not hide the holder of the one on another."""
-    on_lan = call(town, alice, town.THERE, device="lan")
-    with on_lan as (ends, far), listening(town, town.THERE, far.getsockname()[1]):
-        bob.dial(ends[1], source=ends[0], device="vpn")
-        alice.tell("kept.pop().close()")
-        assert find(town, ends).uid == bob.uid
-
-
-@pytest.fixture(scope="module")
-def city(town: Town) -> Iterator[Town]:
-    """A host of 500 interfaces, of which the last ones lead to others."""
-    with Town(bridges=500) as city:
-        yield city
-
-
-def test_five_hundred_interfaces(city: Town, alice_uid: int, wire: type[Wire]) -> None:
-    """A connection on the last of 500 interfaces is found, with no more requests than there are interfaces."""
-    with Person(alice_uid, city.here) as alice, call(city, alice, namespace=city.elsewhere, device="vpn") as (ends, _):
-        assert find(city, ends).uid == alice.uid
-        with inside(city.here):
-            interfaces = len(socket.if_nameindex())
-        assert interfaces > 500
-        assert len(wire.sent) == 1 + interfaces
-
-
-def test_more_interfaces_than_are_tried(
-    city: Town, alice_uid: int, wire: type[Wire], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Past the bound there is no answer, and what is sent stays within it."""
-    monkeypatch.setattr(sock_diag, "MAX_INTERFACES", 100)
-    with Person(alice_uid, city.here) as alice, call(city, alice, namespace=city.elsewhere, device="vpn") as (ends, _):
-        with pytest.raises(NoUser):
-            find(city, ends)
-        exact = [flags for _, flags, _ in wire.sent if not flags & NLM_F_DUMP]
-        assert len(exact) == 1 + 100
-
-
-def test_the_bound_holds_for_whole_and_broken_batches(
-    city: Town, wire: type[Wire], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The number of interfaces tried is the bound, whether or not it is a multiple of what one datagram takes."""
-    for bound in (0, 1, 63, 64, 65, 128):
-        wire.sent.clear()
-        monkeypatch.setattr(sock_diag, "MAX_INTERFACES", bound)
-        with pytest.raises(NoUser):
-            find(city, ((city.HERE, 1), (city.THERE, 1)))
-        assert len([flags for _, flags, _ in wire.sent if not flags & NLM_F_DUMP]) == 1 + bound
-
-
 # What is sent, and what comes back.
 
 
@@ -516,10 +309,10 @@ def test_a_miss_walks_no_table(town: Town, wire: type[Wire]) -> None:
 def test_strace_sees_no_dump(town: Town, alice: Person) -> None:
     """Seen from outside, too, a hit is one netlink socket and one datagram."""
     strace = program("strace")
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from lookup.sock_diag import find; print(find(*{{}}).uid)"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom lookup.kernel.sock_diag import find\n"
     with call(town, alice) as (ends, _):
         command = [strace, "-f", "-e", "trace=socket,sendto,sendmsg,sendmmsg", "-o", "/dev/stderr"]
-        command += [sys.executable, "-c", code.format(ends)]
+        command += [sys.executable, "-c", f"{code}print(find(*{ends}).uid)"]
         with inside(town.here):
             done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if "PTRACE" in done.stderr and not done.stdout:
@@ -531,23 +324,6 @@ def test_strace_sees_no_dump(town: Town, alice: Person) -> None:
     assert "NLM_F_DUMP" not in sends[0]
 
 
-def test_a_long_dump_is_read_to_its_end(wire: type[Wire]) -> None:
-    """By the ports alone, the one connection that fits is found among thousands, with one dump per family."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server((LOOPBACK, 0), backlog=1000))
-        clients = []
-        for _ in range(300):
-            clients.append(stack.enter_context(socket.create_connection(listener.getsockname())))
-            stack.enter_context(listener.accept()[0])
-        for client in (clients[0], clients[150], clients[-1]):
-            server, peer = client.getsockname(), client.getpeername()
-            wire.sent.clear()
-            assert sock_diag.find_by_ports(("", server[1]), ("", peer[1])).uid == os.getuid()
-            assert [(flags & NLM_F_DUMP) for _, flags, _ in wire.sent] == [NLM_F_DUMP, NLM_F_DUMP]
-        owner = sock_diag.find_by_ports((LOOPBACK, listener.getsockname()[1]), ("", clients[7].getsockname()[1]))
-        assert owner.client == clients[7].getsockname()
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "not an address"])
 def test_the_netlink_socket_is_closed(wire: type[Wire], host: str) -> None:
     """A hit, a miss and an error each leave no netlink socket behind."""
@@ -557,7 +333,7 @@ def test_the_netlink_socket_is_closed(wire: type[Wire], host: str) -> None:
             with contextlib.suppress(NoUser, ValueError):
                 sock_diag.find(*asked)
             with contextlib.suppress(NoUser, ValueError):
-                sock_diag.find_by_ports(*asked)
+                dumps.find_by_ports(*asked)
     assert len(wire.netlink) == 4
     assert [diag.fileno() for diag in wire.netlink] == [-1] * 4
 
@@ -581,7 +357,7 @@ def test_another_errno_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sock_diag, "_SOCK_DIAG_BY_FAMILY", 99)
     with connect() as pair:
         ends = pair.client.getsockname(), pair.client.getpeername()
-        for ask in (sock_diag.find, sock_diag.find_by_ports):
+        for ask in (sock_diag.find, dumps.find_by_ports):
             with pytest.raises(IdentError) as refused:
                 ask(*ends)
             assert not isinstance(refused.value, NoUser)
@@ -653,7 +429,8 @@ def test_one_socket_answers_many_questions(town: Town, alice: Person, bob: Perso
             assert diag.find(*hers).uid == alice.uid
             with pytest.raises(NoUser):
                 diag.find(*other(hers, client=town.MUTED))
-            assert diag.find_by_ports(("", his[0][1]), ("", his[1][1])).uid == bob.uid
+            messages = diag.dump(socket.AF_INET, his[0][1], his[1][1])
+            assert [diag.owner(message).uid for message in messages] == [bob.uid]
             assert diag.find(*his).uid == bob.uid
 
 
@@ -685,7 +462,7 @@ def test_forbidden_netlink(number: str) -> None:
 
 
 FIND_KIND = """
-from lookup import sock_diag
+from lookup.kernel import sock_diag
 try:
     sock_diag.find(("127.0.0.1", 1), ("127.0.0.1", 1))
 except Exception as error:
@@ -715,64 +492,6 @@ def test_a_scope_too_large_for_an_interface() -> None:
     for scope in (2**31 - 1, 2**32 - 1, 2**32, 10**100):
         with pytest.raises((ValueError, NoUser)):
             sock_diag.find((f"fe80::1%{scope}", 1), ("fe80::2", 1))
-
-
-# By the ports alone.
-
-
-def test_the_ports_decide(town: Town, alice: Person) -> None:
-    """Without addresses the ports find the connection, over IPv4 and IPv6, bound to a device or not."""
-    for host, how in (
-        (town.THERE, {}), (town.THERE_6, {}), (town.THERE, {"device": "vpn", "namespace": town.elsewhere}),
-    ):  # fmt: skip
-        with call(town, alice, host, **how) as (ends, _):
-            owner = by_ports(town, ("", ends[0][1]), ("", ends[1][1]))
-            assert (owner.uid, owner.server, owner.client) == (alice.uid, *ends)
-
-
-def test_the_ports_of_a_dual_stack_socket(town: Town, alice: Person) -> None:
-    """A dual-stack connection is found by its ports, and by either form of its IPv4 address."""
-    with welcome(town, alice, "::", town.HERE, socket.AF_INET6) as (ends, _):
-        for host in ("", town.HERE, f"::ffff:{town.HERE}"):
-            assert by_ports(town, (host, ends[0][1]), ("", ends[1][1])).uid == alice.uid
-
-
-def test_the_ports_of_another_owner_too(town: Town, alice: Person, bob: Person) -> None:
-    """Ports that fit connections of two users name neither; one address that tells them apart decides."""
-    with town.listen(town.THERE) as listener:
-        hers = alice.dial(listener.getsockname())
-        his = bob.dial(listener.getsockname(), source=(town.HERE_TOO, hers[0][1]))
-        server, client = ("", hers[0][1]), ("", hers[1][1])
-        with pytest.raises(IdentError) as ambiguous:
-            by_ports(town, server, client)
-        assert not isinstance(ambiguous.value, NoUser)
-        for person, ends in ((alice, hers), (bob, his)):
-            assert f"{ends[0][0]}:{ends[0][1]} " in ambiguous.value.detail
-            assert f"uid {person.uid} " in ambiguous.value.detail
-            assert by_ports(town, ends[0], client).uid == person.uid
-        with pytest.raises(IdentError) as ambiguous:
-            by_ports(town, server, hers[1])
-        assert not isinstance(ambiguous.value, NoUser)
-        for nobody in (town.NOBODY, town.THERE_6):
-            with pytest.raises(NoUser):
-                by_ports(town, server, (nobody, client[1]))
-
-
-def test_the_ports_of_one_owner_twice(town: Town, alice: Person) -> None:
-    """Ports that fit two connections of one user name that user."""
-    with town.listen(town.THERE) as listener:
-        first = alice.dial(listener.getsockname())
-        alice.dial(listener.getsockname(), source=(town.HERE_TOO, first[0][1]))
-        assert by_ports(town, ("", first[0][1]), ("", first[1][1])).uid == alice.uid
-
-
-def test_a_closed_connection_with_the_same_ports(town: Town, alice: Person, bob: Person) -> None:
-    """What remains of a closed connection does not make a holder of the same ports ambiguous."""
-    with town.listen(town.THERE) as listener:
-        hers = alice.dial(listener.getsockname())
-        bob.dial(listener.getsockname(), source=(town.HERE_TOO, hers[0][1]))
-        alice.tell("kept.pop().close()")
-        assert by_ports(town, ("", hers[0][1]), ("", hers[1][1])).uid == bob.uid
 
 
 # A reader who sees other uids than the socket's.

@@ -1,4 +1,4 @@
-"""What does the owner wish to be called?  Real files of real users, read as root, as nobody and as their owner."""
+"""What does an owner's file say?  Real files of real users, read as root, as nobody and as their owner."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookup import wishes
+from lookup.config import user_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytest_plugins = ["people"]
+    Unusable = tuple[Callable[["Household", str], None], str]
 
-XDG, HOME = wishes.FILES
+pytest_plugins = ["helpers.people"]
+
+XDG, HOME = user_file.FILES
 
 #: Who reads: the single-shot process before it gives up root, the warm process, the single-shot process after it.
 READERS = ["root", "nobody", "owner"]
@@ -41,10 +43,10 @@ LONG_AGO = 3600.0
 HANGS = 30
 
 
-class Told(NamedTuple):
-    """A `wishes.Wishes` as plain values."""
+class Read(NamedTuple):
+    """A `user_file.UserFile` as plain values."""
 
-    wishes: list[str]
+    statements: list[str]
     path: str
     notes: list[tuple[bool, str]]
 
@@ -53,10 +55,10 @@ class Told(NamedTuple):
         return "\n".join(text for logged, text in self.notes if logged)
 
 
-def read(uid: int, home: Path | str) -> Told:
-    """Read a user's wishes in this process."""
-    found = wishes.read(uid, str(home))
-    return Told([str(block.wish) for block in found.blocks], found.path, found.notes)
+def read(uid: int, home: Path | str) -> Read:
+    """Read a user's file in this process."""
+    found = user_file.read(uid, str(home))
+    return Read([str(block.statement) for block in found.blocks], found.path, found.notes)
 
 
 def descriptors() -> list[str]:
@@ -64,8 +66,8 @@ def descriptors() -> list[str]:
     return os.listdir("/proc/self/fd") if sys.platform == "linux" else []
 
 
-def read_as(reader: str, uid: int, home: Path | str) -> Told:
-    """Read a user's wishes in a process that is somebody else for good, and that leaves no descriptor open."""
+def read_as(reader: str, uid: int, home: Path | str) -> Read:
+    """Read a user's file in a process that is somebody else for good, and that leaves no descriptor open."""
     who = {"root": 0, "nobody": pwd.getpwnam("nobody").pw_uid, "owner": uid}[reader]
     reading, writing = os.pipe()
     child = os.fork()
@@ -78,9 +80,9 @@ def read_as(reader: str, uid: int, home: Path | str) -> Told:
             os.setresgid(65534, 65534, 65534)
             os.setresuid(who, who, who)
             before = descriptors()
-            told = read(uid, home)
+            found = read(uid, home)
             if descriptors() == before:
-                os.write(writing, pickle.dumps(tuple(told)))
+                os.write(writing, pickle.dumps(tuple(found)))
                 status = 0
         finally:
             os._exit(status)
@@ -88,7 +90,7 @@ def read_as(reader: str, uid: int, home: Path | str) -> Told:
     with open(reading, "rb") as pipe:
         said = pipe.read()
     assert os.waitpid(child, 0)[1] == 0
-    return Told(*pickle.loads(said))
+    return Read(*pickle.loads(said))
 
 
 class Household:
@@ -121,7 +123,7 @@ class Household:
         path.symlink_to(target)
         return path
 
-    def read(self, reader: str) -> Told:
+    def read(self, reader: str) -> Read:
         return read_as(reader, self.uid, self.home)
 
 
@@ -156,13 +158,13 @@ def ours() -> Iterator[Household]:
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collect the paths of all readings."""
     paths: list[str] = []
-    real = wishes._read
+    real = user_file._read
 
     def counted(path: str, uid: int) -> tuple[bytes, float]:
         paths.append(path)
         return real(path, uid)
 
-    monkeypatch.setattr(wishes, "_read", counted)
+    monkeypatch.setattr(user_file, "_read", counted)
     return paths
 
 
@@ -177,10 +179,10 @@ def test_the_order_of_the_files(alices: Household, files: tuple[str, ...], reade
     """Either file is read; where there are both, the one below .config counts."""
     for name in files:
         alices.write(name, says(name))
-    told = alices.read(reader)
-    assert told.wishes == [f'reply "{files[0]}"']
-    assert told.path == str(alices.home / files[0])
-    assert not told.logged
+    found = alices.read(reader)
+    assert found.statements == [f'reply "{files[0]}"']
+    assert found.path == str(alices.home / files[0])
+    assert not found.logged
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -204,14 +206,14 @@ def test_the_first_file_is_final(alices: Household, content: str, logged: str, r
     """A file that can be read and says nothing, or nothing that makes sense, leaves the second unread."""
     alices.write(XDG, content)
     alices.write(HOME, says("home"))
-    told = alices.read(reader)
-    assert told.wishes == []
-    assert told.path == str(alices.home / XDG)
+    found = alices.read(reader)
+    assert found.statements == []
+    assert found.path == str(alices.home / XDG)
     if logged:
-        assert told.logged.startswith(str(alices.home / XDG) + logged)
-        assert "\n" not in told.logged
+        assert found.logged.startswith(str(alices.home / XDG) + logged)
+        assert "\n" not in found.logged
     else:
-        assert told.notes == []
+        assert found.notes == []
 
 
 def _missing(home: Household, name: str) -> None:
@@ -253,7 +255,7 @@ def _socket(home: Household, name: str) -> None:
 def _device(home: Household, name: str) -> None:
     path = home.home / name
     path.parent.mkdir(exist_ok=True)
-    # /dev/zero again, and his own: it never ends.
+    # /dev/zero again, and their own: it never ends.
     os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 5))
     home.give(path, mode=0o666)
 
@@ -289,7 +291,7 @@ def _link_to_roots_secret(home: Household, name: str) -> None:
 
 
 def _huge(home: Household, name: str) -> None:
-    home.write(name, says("huge") + "#" * wishes.MAX_SIZE)
+    home.write(name, says("huge") + "#" * user_file.MAX_SIZE)
 
 
 def _endless(home: Household, name: str) -> None:
@@ -329,60 +331,67 @@ UNUSABLE = [
 ]
 
 
+@pytest.fixture(params=UNUSABLE, ids=[put.__name__[1:] for put, _ in UNUSABLE])
+def unusable(request: pytest.FixtureRequest) -> Unusable:
+    """A way to put what can't be used, and what is logged about it."""
+    kind: Unusable = request.param
+    return kind
+
+
+def assert_logged(found: Read, logged: str) -> None:
+    """Check that the log has a word about what can't be used, or nothing."""
+    assert logged in found.logged
+    assert bool(found.logged) == bool(logged)
+
+
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize(("put", "logged"), UNUSABLE, ids=[put.__name__[1:] for put, _ in UNUSABLE])
-def test_an_unusable_file(
-    alices: Household, put: Callable[[Household, str], None], logged: str, reader: str
-) -> None:
+def test_an_unusable_file(alices: Household, unusable: Unusable, reader: str) -> None:
     """What is no plain file of the owner's is passed over, with a word to the log where something is wrong."""
+    put, logged = unusable
     put(alices, XDG)
     alices.write(HOME, says("home"))
-    told = alices.read(reader)
-    assert told.wishes == ['reply "home"']
-    assert told.path == str(alices.home / HOME)
-    assert logged in told.logged
-    assert bool(told.logged) == bool(logged)
-    assert [str(alices.home / XDG) in text for _, text in told.notes] == [True]
+    found = alices.read(reader)
+    assert found.statements == ['reply "home"']
+    assert found.path == str(alices.home / HOME)
+    assert_logged(found, logged)
+    assert [str(alices.home / XDG) in text for _, text in found.notes] == [True]
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize(("put", "logged"), UNUSABLE, ids=[put.__name__[1:] for put, _ in UNUSABLE])
-def test_an_unusable_last_file(
-    alices: Household, put: Callable[[Household, str], None], logged: str, reader: str
-) -> None:
-    """After the second file comes none: no wishes, and each file has its note."""
+def test_an_unusable_last_file(alices: Household, unusable: Unusable, reader: str) -> None:
+    """After the second file comes none: no statement, and each file has its note."""
+    put, logged = unusable
     put(alices, HOME)
-    told = alices.read(reader)
-    assert told.wishes == []
-    assert told.path == ""
-    assert logged in told.logged
-    assert bool(told.logged) == bool(logged)
-    assert len(told.notes) == 2
+    found = alices.read(reader)
+    assert found.statements == []
+    assert found.path == ""
+    assert_logged(found, logged)
+    assert len(found.notes) == 2
 
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("put", [_hidden, _below_hidden])
 def test_what_is_kept_from_others(alices: Household, put: Callable[[Household, str], None], reader: str) -> None:
-    """A file that only its owner may read is his choice: whoever may not read it takes the next, and is silent."""
+    """A file that only its owner may read is their choice: whoever may not read it takes the next, and is silent."""
     put(alices, XDG)
     alices.write(HOME, says("home"))
-    told = alices.read(reader)
-    assert told.wishes == (['reply "home"'] if reader == "nobody" else ['reply "hidden"'])
-    assert not told.logged
+    found = alices.read(reader)
+    assert found.statements == (['reply "home"'] if reader == "nobody" else ['reply "hidden"'])
+    assert not found.logged
     notes = [(False, f"{alices.home / XDG}: Permission denied")]
-    assert told.notes == (notes if reader == "nobody" else [])
+    assert found.notes == (notes if reader == "nobody" else [])
 
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_closed_home(alices: Household, reader: str) -> None:
-    """A home that only its owner may enter hides both files, and that is his choice."""
+    """A home that only its owner may enter hides both files, and that is their choice."""
     alices.write(XDG, says("xdg"))
     alices.write(HOME, says("home"))
     alices.home.chmod(0o700)
-    told = alices.read(reader)
-    assert told.wishes == ([] if reader == "nobody" else ['reply "xdg"'])
-    assert not told.logged
-    assert len(told.notes) == (2 if reader == "nobody" else 0)
+    found = alices.read(reader)
+    assert found.statements == ([] if reader == "nobody" else ['reply "xdg"'])
+    assert not found.logged
+    assert len(found.notes) == (2 if reader == "nobody" else 0)
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -392,17 +401,17 @@ def test_no_home(alices: Household, home: str, reader: str, monkeypatch: pytest.
     alices.write(HOME, says("here"))
     alices.write("home/" + HOME, says("here"))
     monkeypatch.chdir(alices.home)
-    told = read_as(reader, alices.uid, home)
-    assert told.wishes == []
-    assert told.path == ""
-    assert not told.logged
+    found = read_as(reader, alices.uid, home)
+    assert found.statements == []
+    assert found.path == ""
+    assert not found.logged
 
 
 def test_a_home_with_too_long_a_name(ours: Household) -> None:
     """What can be no path is worth a line in the log."""
-    told = read(ours.uid, "/" + "x" * 5000)
-    assert told.wishes == []
-    assert "File name too long" in told.logged
+    found = read(ours.uid, "/" + "x" * 5000)
+    assert found.statements == []
+    assert "File name too long" in found.logged
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -411,35 +420,35 @@ def test_links_to_own_files(alices: Household, reader: str) -> None:
     with household(alices.uid, alices.stranger) as elsewhere:
         elsewhere.write("oidentd.conf", says("elsewhere"))
         alices.link(HOME, elsewhere.home / "oidentd.conf")
-        assert alices.read(reader).wishes == ['reply "elsewhere"']
+        assert alices.read(reader).statements == ['reply "elsewhere"']
         alices.link(".config", elsewhere.home)
-        told = alices.read(reader)
-        assert told.wishes == ['reply "elsewhere"']
-        assert told.path == str(alices.home / XDG)
+        found = alices.read(reader)
+        assert found.statements == ['reply "elsewhere"']
+        assert found.path == str(alices.home / XDG)
         link = elsewhere.link("home", alices.home)
-        assert read_as(reader, alices.uid, link).wishes == ['reply "elsewhere"']
+        assert read_as(reader, alices.uid, link).statements == ['reply "elsewhere"']
 
 
 @pytest.mark.parametrize("mode", [0o444, 0o666, 0o777, 0o4644])
 def test_modes_are_not_looked_at(alices: Household, mode: int) -> None:
     """Who may write the file is its owner's business."""
     alices.write(HOME, says("home"), mode=mode)
-    assert alices.read("nobody").wishes == ['reply "home"']
+    assert alices.read("nobody").statements == ['reply "home"']
 
 
 def test_roots_own_file(alices: Household) -> None:
     """Root is an owner like any other."""
     alices.write(HOME, says("root"), uid=0)
-    assert read_as("nobody", 0, alices.home).wishes == ['reply "root"']
+    assert read_as("nobody", 0, alices.home).statements == ['reply "root"']
 
 
-@pytest.mark.parametrize(("size", "is_read"), [(wishes.MAX_SIZE, True), (wishes.MAX_SIZE + 1, False)])
+@pytest.mark.parametrize(("size", "is_read"), [(user_file.MAX_SIZE, True), (user_file.MAX_SIZE + 1, False)])
 def test_the_largest_file(ours: Household, size: int, is_read: bool) -> None:
     """A file of 64 KiB is read, one octet more is too much."""
     ours.write(HOME, says("home").ljust(size))
-    told = read(ours.uid, ours.home)
-    assert told.wishes == (['reply "home"'] if is_read else [])
-    assert bool(told.logged) == (not is_read)
+    found = read(ours.uid, ours.home)
+    assert found.statements == (['reply "home"'] if is_read else [])
+    assert bool(found.logged) == (not is_read)
 
 
 def test_a_file_that_fails(ours: Household) -> None:
@@ -448,9 +457,9 @@ def test_a_file_that_fails(ours: Household) -> None:
         pytest.skip("needs /proc/self/mem")
     ours.link(XDG, "/proc/self/mem")
     ours.write(HOME, says("home"))
-    told = read(ours.uid, ours.home)
-    assert told.wishes == ['reply "home"']
-    assert told.logged == f"{ours.home / XDG}: Input/output error"
+    found = read(ours.uid, ours.home)
+    assert found.statements == ['reply "home"']
+    assert found.logged == f"{ours.home / XDG}: Input/output error"
 
 
 def test_a_waiting_writer_goes_on_waiting(ours: Household) -> None:
@@ -506,23 +515,23 @@ def test_a_link_that_changes_meanwhile(alices: Household) -> None:
         os.replace(alices.home / "new", alices.home / HOME)
 
     swap()
-    told: list[Told] = []
+    found: list[Read] = []
     with meanwhile(swap):
         end = time.monotonic() + HANGS
         # Often, and until each kind was met.
-        while len(told) < 3000 or not (
-            any(one.wishes for one in told)
-            and any(f"belongs to uid {alices.stranger}" in one.logged for one in told)
-            and any("not a regular file" in one.logged for one in told)
+        while len(found) < 3000 or not (
+            any(one.statements for one in found)
+            and any(f"belongs to uid {alices.stranger}" in one.logged for one in found)
+            and any("not a regular file" in one.logged for one in found)
         ):
             assert time.monotonic() < end
-            told.append(read(alices.uid, alices.home))
-    assert {tuple(one.wishes) for one in told} == {(), ('reply "alice"',)}
+            found.append(read(alices.uid, alices.home))
+    assert {tuple(one.statements) for one in found} == {(), ('reply "alice"',)}
 
 
 def test_a_file_that_shrinks_and_grows_meanwhile(ours: Household, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever moment a reading meets, it ends well: with the wish, or without it and the reason why."""
-    monkeypatch.setattr(wishes, "PATIENCE", 0.0)
+    """Whatever moment a reading meets, it ends well: with the statement, or without it and the reason why."""
+    monkeypatch.setattr(user_file, "PATIENCE", 0.0)
     path = ours.write(HOME, says("home"))
     filling = b"#" * 997 + b"\n"
 
@@ -531,28 +540,28 @@ def test_a_file_that_shrinks_and_grows_meanwhile(ours: Household, monkeypatch: p
             with open(path, "ab") as file:
                 file.write(filling)
         time.sleep(0.001)
-        for size in (wishes.MAX_SIZE, 1000, 10, 0):
+        for size in (user_file.MAX_SIZE, 1000, 10, 0):
             os.truncate(path, size)
         path.write_text(says("home"))
         time.sleep(0.001)
 
-    told: list[Told] = []
+    found: list[Read] = []
     with meanwhile(write):
         end = time.monotonic() + HANGS
         # Often, and until each of the three ways to end was met.
-        while len(told) < 2000 or not (
-            any(one.wishes for one in told)
-            and any("larger than" in one.logged for one in told)
-            and any(one.path and not one.wishes for one in told)
+        while len(found) < 2000 or not (
+            any(one.statements for one in found)
+            and any("larger than" in one.logged for one in found)
+            and any(one.path and not one.statements for one in found)
         ):
             assert time.monotonic() < end
-            told.append(read(ours.uid, ours.home))
-    for one in told:
-        assert one.wishes == ['reply "home"'] or (one.wishes == [] and (one.path or one.logged))
+            found.append(read(ours.uid, ours.home))
+    for one in found:
+        assert one.statements == ['reply "home"'] or (one.statements == [] and (one.path or one.logged))
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "global {", says("home")])
-@pytest.mark.parametrize("age", [LONG_AGO, -LONG_AGO, 1.5 * wishes.SETTLED])
+@pytest.mark.parametrize("age", [LONG_AGO, -LONG_AGO, 1.5 * user_file.SETTLED])
 def test_old_files_are_read_once(ours: Household, readings: list[str], content: str, age: float) -> None:
     """What did not change within the last second is what it is; and no writer sets a time in the future."""
     ours.write(HOME, content, age=age)
@@ -562,8 +571,8 @@ def test_old_files_are_read_once(ours: Household, readings: list[str], content: 
 
 def test_a_whole_file_is_soon_believed(ours: Household, readings: list[str]) -> None:
     """What parses and was left alone for a moment costs no waiting, though it is still new."""
-    ours.write(HOME, says("home"), age=2 * wishes.QUIET)
-    assert read(ours.uid, ours.home).wishes == ['reply "home"']
+    ours.write(HOME, says("home"), age=2 * user_file.QUIET)
+    assert read(ours.uid, ours.home).statements == ['reply "home"']
     assert len(readings) == 2
 
 
@@ -571,12 +580,12 @@ def test_a_whole_file_is_soon_believed(ours: Household, readings: list[str]) -> 
 def test_new_files_are_read_again(ours: Household, readings: list[str], content: str) -> None:
     """What changed just now is read until the patience is over; then it counts as what it is."""
     # Slightly in the future, so that it stays new however slow this machine is.
-    ours.write(HOME, content, age=-0.9 * wishes.SETTLED)
-    told = read(ours.uid, ours.home)
+    ours.write(HOME, content, age=-0.9 * user_file.SETTLED)
+    found = read(ours.uid, ours.home)
     assert len(readings) > 2
-    assert told.path == str(ours.home / HOME)
-    assert told.wishes == (['reply "home"'] if "reply" in content else [])
-    assert bool(told.logged) == (content == "global {")
+    assert found.path == str(ours.home / HOME)
+    assert found.statements == (['reply "home"'] if "reply" in content else [])
+    assert bool(found.logged) == (content == "global {")
 
 
 def test_unusable_files_are_looked_at_once(ours: Household, readings: list[str]) -> None:
@@ -587,47 +596,46 @@ def test_unusable_files_are_looked_at_once(ours: Household, readings: list[str])
     assert readings == [str(ours.home / XDG), str(ours.home / HOME)]
 
 
+def read_while(home: Household, readings: list[str], change: Callable[[], object]) -> Read:
+    """Read, and have something changed when the files have been looked at a few times."""
+
+    def wait_and_change() -> None:
+        while len(readings) < 3:
+            time.sleep(0.001)
+        change()
+
+    thread = threading.Thread(target=wait_and_change)
+    thread.start()
+    try:
+        return read(home.uid, home.home)
+    finally:
+        thread.join()
+
+
 @pytest.mark.parametrize("before", [b"", b"glob", b'global { reply "hom', says("before").encode()])
 def test_a_file_that_is_written_meanwhile(
     ours: Household, readings: list[str], monkeypatch: pytest.MonkeyPatch, before: bytes
 ) -> None:
     """A file that is empty, cut, or another one at first is read again until it is whole."""
-    monkeypatch.setattr(wishes, "PATIENCE", HANGS)
+    monkeypatch.setattr(user_file, "PATIENCE", HANGS)
     # Slightly in the future, so that it stays new however slow this machine is.
-    ours.write(XDG, before, age=-0.9 * wishes.SETTLED)
+    ours.write(XDG, before, age=-0.9 * user_file.SETTLED)
 
     def rewrite() -> None:
-        while len(readings) < 3:
-            time.sleep(0.001)
-        ours.write("new", says("home"), age=2 * wishes.QUIET)
+        ours.write("new", says("home"), age=2 * user_file.QUIET)
         os.replace(ours.home / "new", ours.home / XDG)
 
-    writer = threading.Thread(target=rewrite)
-    writer.start()
-    try:
-        assert read(ours.uid, ours.home).wishes == ['reply "home"']
-    finally:
-        writer.join()
+    assert read_while(ours, readings, rewrite).statements == ['reply "home"']
     assert len(readings) > 3
 
 
 def test_a_file_that_goes_meanwhile(ours: Household, readings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not there any more, or not usable, makes room for the next file."""
-    monkeypatch.setattr(wishes, "PATIENCE", HANGS)
-    ours.write(XDG, "global {", age=-0.9 * wishes.SETTLED)
+    monkeypatch.setattr(user_file, "PATIENCE", HANGS)
+    ours.write(XDG, "global {", age=-0.9 * user_file.SETTLED)
     ours.write(HOME, says("home"))
 
-    def remove() -> None:
-        while len(readings) < 3:
-            time.sleep(0.001)
-        (ours.home / XDG).unlink()
-
-    remover = threading.Thread(target=remove)
-    remover.start()
-    try:
-        assert read(ours.uid, ours.home).wishes == ['reply "home"']
-    finally:
-        remover.join()
+    assert read_while(ours, readings, (ours.home / XDG).unlink).statements == ['reply "home"']
 
 
 def content(*names: str) -> bytes:
@@ -660,15 +668,15 @@ def test_what_is_never_left_alone(
         next(taken)
         return next(turns)
 
-    monkeypatch.setattr(wishes, "_read", reading)
-    assert [str(block.wish) for block in wishes.read(0, "/home").blocks][-1] == f'reply "{expected}"'
+    monkeypatch.setattr(user_file, "_read", reading)
+    assert [str(block.statement) for block in user_file.read(0, "/home").blocks][-1] == f'reply "{expected}"'
     assert next(taken) > len(seen)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200) | st.text('globalreplytofrom{}"\\#/* \n\t0123456789.:', max_size=200).map(str.encode))
 def test_any_octets(data: bytes) -> None:
-    """Whatever a file holds: wishes, or one line that says where it is wrong; its words never span lines there."""
+    """Whatever a file holds: statements, or one line that says where it is wrong; its words never span lines there."""
 
     def getaddrinfo(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "host names in it are none of the resolver's business")
@@ -676,9 +684,9 @@ def test_any_octets(data: bytes) -> None:
     with household(os.geteuid(), 12345) as home, pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", getaddrinfo)
         path = home.write(HOME, data)
-        told = read(home.uid, home.home)
-    assert told.path == str(path)
-    assert "\n" not in told.logged
-    if told.logged:
-        assert told.wishes == []
-        assert told.logged.startswith(f"{path}:")
+        found = read(home.uid, home.home)
+    assert found.path == str(path)
+    assert "\n" not in found.logged
+    if found.logged:
+        assert found.statements == []
+        assert found.logged.startswith(f"{path}:")

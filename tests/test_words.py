@@ -1,4 +1,4 @@
-"""The words of a configuration file, and where they stand."""
+"""Is a configuration file cut into its words, and where does each stand?"""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookup import words
-from lookup.words import ConfigError, Words, show
+from lookup.config import words
+from lookup.config.words import Words, shown
+from lookup.errors import ConfigError
 
 #: What tells words apart, and what looks as if it did.
 SOUP = [
@@ -67,12 +68,10 @@ def test_text(token: bytes, text: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "column", "reason"),
     [
-        (b'a "b', 3, "closing quote"),
-        (b'a "', 3, "closing quote"),
-        (b'a "b\nc"', 3, "closing quote"),
-        (b'a "b\\', 3, "closing quote"),
-        (b'a "b\\\nc"', 3, "closing quote"),
-        (b'a "b\\"', 3, "closing quote"),
+        *(
+            (data, 3, "closing quote")
+            for data in (b'a "b', b'a "', b'a "b\nc"', b'a "b\\', b'a "b\\\nc"', b'a "b\\"')
+        ),
         (b'a "b\\400"', 5, "at most \\377"),
         (b'a "\\8"', 4, "octal digit"),
         (b'a "\\9\\400"', 4, "octal digit"),
@@ -151,8 +150,8 @@ def test_text_or_error(data: bytes) -> None:
             assert 1 <= error.column <= len(data.split(b"\n")[error.line - 1]) + 1
 
 
-def test_show() -> None:
+def test_shown() -> None:
     """A token is shown in ASCII, on one line, and not at length."""
-    assert show(b"") == "the end of the file"
-    assert show(b'"it\'s"\xff\0') == '"it\'s"\\xff\\x00'
-    assert show(b"x" * 100) == "x" * 40 + "..."
+    assert shown(b"") == "the end of the file"
+    assert shown(b'"it\'s"\xff\0') == '"it\'s"\\xff\\x00'
+    assert shown(b"x" * 100) == "x" * 40 + "..."

@@ -9,12 +9,13 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hosts import until
-from single_shot import PATIENCE
+from helpers.hosts import until
+from helpers.pairs import PATIENCE
 
-import identd
-from lookup import workers as room
-from lookup.workers import ON_ITS_OWN, THREADS_PER_OWNER, Workers
+from identserver.answer import LOOKUP_SECONDS
+from identserver.warm import workers as room
+from identserver.warm.lookups import Pending
+from identserver.warm.workers import ON_ITS_OWN, THREADS_PER_OWNER, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,8 +33,7 @@ class Bench:
 
     def call(self, uid: int, function: Any, argument: Any, seconds: float = PATIENCE, alone: bool = False) -> None:
         """Have something done."""
-        pending = identd.Pending()
-        pending.timer = self.loop.call_later(seconds, pending.settle, TimeoutError())
+        pending = Pending(self.loop, seconds, TimeoutError())
 
         def take(result: Any) -> None:
             self.settled[argument] = getattr(result, "value", result)
@@ -45,6 +45,30 @@ class Bench:
         """Block, and give the arguments back."""
         self.release.wait(PATIENCE)
         yield from arguments
+
+    def call_behind_a_blocked_one(self, result: Callable[[int, list[int]], Any], arguments: range) -> list[list[int]]:
+        """Have one owner's jobs done, of which the first blocks until all the others wait.
+
+        :param result: gives what comes of an argument that is done together with others.
+        :return: which arguments were done together.
+        """
+        calls: list[list[int]] = []
+
+        def work(arguments: list[int]) -> Iterator[Any]:
+            calls.append(arguments)
+            self.release.wait(PATIENCE)
+            for argument in arguments:
+                yield result(argument, arguments)
+
+        first, *others = arguments
+        self.call(1, work, first)
+        until(lambda: self.workers.any_busy)
+        # None of them may be taken before the last has come: nobody looks after the threads until then.
+        for argument in others:
+            self.call(1, work, argument)
+        self.release.set()
+        self.turn(len(arguments))
+        return calls
 
     def until(self, holds: Callable[[], bool]) -> None:
         """Run the loop until something holds."""
@@ -84,41 +108,16 @@ def test_one_thread_is_enough_while_nothing_blocks(bench: Bench) -> None:
 
 def test_what_waits_is_done_together(bench: Bench) -> None:
     """All jobs of one owner that wait while his first one blocks are one call, and each gets its own result."""
-    calls: list[list[int]] = []
-
-    def work(arguments: list[int]) -> Iterator[int]:
-        calls.append(arguments)
-        bench.release.wait(PATIENCE)
-        for argument in arguments:
-            yield argument * 10
-
-    bench.call(1, work, 1)
-    until(lambda: bench.workers.any_busy)
-    # None of the twenty may be taken before the last has come: nobody looks after the threads until then.
-    for argument in range(2, 22):
-        bench.call(1, work, argument)
-    bench.release.set()
-    bench.turn(21)
+    calls = bench.call_behind_a_blocked_one(lambda argument, _: argument * 10, range(1, 22))
     assert bench.settled == {argument: argument * 10 for argument in range(1, 22)}
     assert calls == [[1], list(range(2, 22))]
 
 
 def test_some_jobs_are_done_on_their_own(bench: Bench) -> None:
     """What can't be done together is done again, one at a time, whatever else waits."""
-    calls: list[list[int]] = []
-
-    def work(arguments: list[int]) -> Iterator[Any]:
-        calls.append(arguments)
-        bench.release.wait(PATIENCE)
-        for argument in arguments:
-            yield ON_ITS_OWN if len(arguments) > 1 and argument % 2 else argument
-
-    bench.call(1, work, 0)
-    until(lambda: bench.workers.any_busy)
-    for argument in range(1, 7):
-        bench.call(1, work, argument)
-    bench.release.set()
-    bench.turn(7)
+    calls = bench.call_behind_a_blocked_one(
+        lambda argument, others: ON_ITS_OWN if len(others) > 1 and argument % 2 else argument, range(7)
+    )
     assert bench.settled == {argument: argument for argument in range(7)}
     assert calls[:2] == [[0], [1, 2, 3, 4, 5, 6]]
     assert sorted(calls[2:]) == [[1], [3], [5]]
@@ -127,19 +126,13 @@ def test_some_jobs_are_done_on_their_own(bench: Bench) -> None:
 def test_an_error_ends_what_was_done_together(bench: Bench) -> None:
     """Results that came before it count; the rest get the error, and the thread goes on."""
 
-    def work(arguments: list[int]) -> Iterator[int]:
-        bench.release.wait(PATIENCE)
-        yield arguments[0]
-        if len(arguments) > 1:
+    def result(argument: int, others: list[int]) -> int:
+        if len(others) > 1 and argument != others[0]:
             raise ValueError("broken for the test")
+        return argument
 
-    bench.call(1, work, 0)
-    until(lambda: bench.workers.any_busy)
-    for argument in (1, 2, 3):
-        bench.call(1, work, argument)
-    bench.release.set()
-    bench.turn(4)
-    bench.call(1, work, 4)
+    bench.call_behind_a_blocked_one(result, range(4))
+    bench.call(1, list.__iter__, 4)
     bench.turn(5)
     assert [bench.settled[argument] for argument in (0, 1, 4)] == [0, 1, 4]
     assert all(isinstance(bench.settled[argument], ValueError) for argument in (2, 3))
@@ -167,7 +160,7 @@ def test_many_owners_who_are_slow(bench: Bench, seconds: float) -> None:
         yield from arguments
 
     for uid in range(300):
-        bench.call(uid, work, uid, identd.LOOKUP_SECONDS)
+        bench.call(uid, work, uid, LOOKUP_SECONDS)
     bench.turn(300)
     assert bench.settled == {uid: uid for uid in range(300)}
 
@@ -184,8 +177,7 @@ def test_what_nobody_waits_for_is_forgotten(bench: Bench, monkeypatch: pytest.Mo
     for number in range(500):
         argument = Argument()
         forgotten.append(weakref.ref(argument))
-        pending = identd.Pending()
-        pending.timer = bench.loop.call_later(0.2, pending.settle, TimeoutError())
+        pending = Pending(bench.loop, 0.2, TimeoutError())
         pending.addCallbacks(lambda _: None, lambda _: None)
         bench.workers.call(number % owners, pending, bench.blocked, argument, alone=True)
     del argument

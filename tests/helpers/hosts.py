@@ -21,27 +21,27 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helpers.machine import NOBODY, ROOT, program
+from helpers.pairs import PATIENCE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Address = tuple[str, int]
     Ends = tuple[Address, Address]
 
-#: Where a `Person` finds this file and the project.
-PATH = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
-
-#: Seconds to wait for what the kernel does by itself, such as acknowledging a FIN.
-PATIENCE = 40.0
+#: Where a `Person` finds the project and this package.
+PATH = [str(ROOT), str(ROOT / "tests")]
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h
 IPPROTO_MPTCP = 262  # linux/in.h; Python's socket module has it from 3.10 on
-ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT, LAST_ACK = 1, 2, 3, 4, 5, 6, 8, 9
 
-_libc = ctypes.CDLL(None, use_errno=True)
+libc = ctypes.CDLL(None, use_errno=True)
 _numbers = itertools.count()
 
 
-def _checked(result: int) -> None:
+def checked(result: int) -> None:
+    """Raise the error of a call of the C library, if it failed."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -49,7 +49,7 @@ def _checked(result: int) -> None:
 
 def ip(*arguments: str, namespace: str = "", given: str = "") -> None:
     """Run ip(8), inside a network namespace if one is named, with ``given`` on its standard input."""
-    command = ["ip", *(["-n", namespace] if namespace else []), *arguments]
+    command = [program("ip"), *(["-n", namespace] if namespace else []), *arguments]
     done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60)
     if done.returncode:
         raise OSError(f"{' '.join(command)}: {done.stderr}")
@@ -63,14 +63,14 @@ def inside(namespace: str) -> Iterator[None]:
         _enter(namespace)
         yield
     finally:
-        _checked(_libc.setns(home, CLONE_NEWNET))
+        checked(libc.setns(home, CLONE_NEWNET))
         os.close(home)
 
 
 def _enter(namespace: str) -> None:
     there = os.open(f"/run/netns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _checked(_libc.setns(there, CLONE_NEWNET))
+        checked(libc.setns(there, CLONE_NEWNET))
     finally:
         os.close(there)
 
@@ -180,12 +180,12 @@ def family_of(host: str) -> int:
 def login() -> Iterator[pwd.struct_passwd]:
     """Add a user to this host, and delete it afterwards."""
     name = f"identd-{os.getpid()}-{next(_numbers)}"
-    command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", name]
+    command = [program("useradd"), "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", name]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     try:
         yield pwd.getpwnam(name)
     finally:
-        subprocess.run(["userdel", name], check=True, capture_output=True, timeout=60)
+        subprocess.run([program("userdel"), name], check=True, capture_output=True, timeout=60)
 
 
 def nameless_uid() -> int:
@@ -204,17 +204,6 @@ def until(reached: Callable[[], bool]) -> None:
     while not reached():
         assert time.monotonic() < end, "it never came to that"
         time.sleep(0.01)
-
-
-def table(namespace: str, ends: Ends) -> tuple[int, int, int] | None:
-    """Return the state, uid and inode that proc_net_tcp shows for an IPv4 connection; None when it has none."""
-    wanted = [f"{struct.unpack('=I', socket.inet_aton(host))[0]:08X}:{port:04X}" for host, port in ends]
-    with inside(namespace):
-        lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
-    for fields in map(str.split, lines):
-        if fields[1:3] == wanted:
-            return int(fields[3], 16), int(fields[7]), int(fields[9])
-    return None
 
 
 class Refused(Exception):
@@ -236,7 +225,7 @@ class Person:
 
     def __init__(self, uid: int = 0, namespace: str = "") -> None:
         self.uid = uid
-        code = f"import sys; sys.path[:0] = {PATH}; from hosts import obey; obey({uid}, {namespace!r})"
+        code = f"import sys; sys.path[:0] = {PATH}; from helpers.hosts import obey; obey({uid}, {namespace!r})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -286,46 +275,6 @@ class Person:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-@contextlib.contextmanager
-def call(
-    town: Town, person: Person, host: str = Town.THERE, namespace: str = "", **how: object
-) -> Iterator[tuple[Ends, socket.socket]]:
-    """Have a person connect to a listener; give both ends of the connection, and the far end's socket."""
-    protocol = int(str(how.get("protocol", 0)))
-    with town.listen(host, namespace, protocol=protocol) as listener:
-        ends = person.dial((host, listener.getsockname()[1]), **how)
-        far, _ = listener.accept()
-        with far:
-            yield ends, far
-
-
-@contextlib.contextmanager
-def listening(town: Town, host: str, port: int) -> Iterator[None]:
-    """Listen `elsewhere` on a port that somebody has `there`."""
-    with inside(town.elsewhere):
-        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        listener.bind(socket.getaddrinfo(f"{host}%vpn" if ":" in host else host, port)[0][4])
-        listener.listen()
-    with listener:
-        yield
-
-
-@contextlib.contextmanager
-def welcome(
-    town: Town, person: Person, host: str, target: str, family: int = 0
-) -> Iterator[tuple[Ends, socket.socket]]:
-    """Connect to a person's listener from `there`; give both ends, and the caller's socket."""
-    port = person.tell("listener = listen(host, family); listener.getsockname()[1]", host=host, family=family)
-    with inside(town.there), socket.create_connection((target, port)) as caller:
-        person.tell("kept.append(listener.accept()[0])")
-        yield ((target, port), caller.getsockname()[:2]), caller
-
-
-def other(ends: Ends, server: str = "", client: str = "") -> Ends:
-    """Return the same ports at other addresses."""
-    return (server or ends[0][0], ends[0][1]), (client or ends[1][0], ends[1][1])
 
 
 kept: list[socket.socket] = []
@@ -393,8 +342,8 @@ def forbid_netlink(number: int = errno.EAFNOSUPPORT) -> None:
     )
     text = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in lines))
     program = ctypes.create_string_buffer(struct.pack("@HP", len(lines), ctypes.addressof(text)))
-    _checked(_libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
-    _checked(_libc.prctl(22, 2, program))  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+    checked(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
+    checked(libc.prctl(22, 2, program))  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 
 
 def leave_user_namespace(*mapping: int) -> None:
@@ -402,18 +351,22 @@ def leave_user_namespace(*mapping: int) -> None:
 
     :param mapping: what it maps, as the line of uid_map (user_namespaces(7)); without one: nothing.
     """
-    _checked(_libc.unshare(CLONE_NEWUSER))
+    checked(libc.unshare(CLONE_NEWUSER))
     if mapping:
         Path("/proc/self/uid_map").write_text(" ".join(map(str, mapping)))
 
 
 def obey(uid: int, namespace: str) -> None:
     """Be a `Person`: become its user on its host, then do what standard input says."""
-    # The interpreter and this repository may stand where that user may not read: everything is imported before.
+    # The interpreter and this checkout may stand where that user may not read: everything is imported before.
     import psutil
 
-    from lookup import obstacles, processes, sock_diag, users
+    from identserver.admin import access, obstacles
+    from lookup import import_all, user_namespace
+    from lookup.kernel import dumps, processes, sock_diag
+    from lookup.users import names
 
+    import_all()
     socket.getaddrinfo("::1", 0)  # imports a codec
     with contextlib.suppress(LookupError, OSError), sock_diag.SockDiag():
         pwd.getpwuid(uid)
@@ -421,13 +374,14 @@ def obey(uid: int, namespace: str) -> None:
         _enter(namespace)
     if uid != os.getuid():
         os.setgroups([])
-        os.setgid(65534)
+        os.setgid(NOBODY)
         os.setuid(uid)
         # A process that changed its user is hidden even from its new one; one that was started by it is not.
-        _checked(_libc.prctl(4, 1, 0, 0, 0))  # PR_SET_DUMPABLE
-    names = {**globals(), **locals(), "psutil": psutil, "users": users, "obstacles": obstacles, "processes": processes}
+        checked(libc.prctl(4, 1, 0, 0, 0))  # PR_SET_DUMPABLE
+    rooms = (access, dumps, names, obstacles, processes, sock_diag, user_namespace)
+    reach = {**globals(), "psutil": psutil, **{module.__name__.rpartition(".")[2]: module for module in rooms}}
     for line in sys.stdin:
-        print(repr(_obeyed(ast.literal_eval(line), names)), flush=True)
+        print(repr(_obeyed(ast.literal_eval(line), reach)), flush=True)
 
 
 def _obeyed(told: tuple[str, dict[str, Any]], names: dict[str, Any]) -> tuple[bool, Any]:

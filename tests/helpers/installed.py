@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conftest import ROOT, program, skip
+from helpers.machine import ROOT, program, skip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ FROM_DISTRIBUTION = (
 )
 
 #: What both install from, and no more of the tree.
-SOURCES = ("setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE", "identd.py", "lookup")
+SOURCES = ("setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE", "identd.py", "identserver", "lookup")
 
 #: Seconds. pip is slow where much else runs.
 INSTALLING = 300.0

@@ -22,7 +22,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hosts import PATH, PATIENCE, Person, _checked, _libc, obey
+from helpers.hosts import PATH, Person, checked, libc, obey
+from helpers.machine import ROOT, program
+from helpers.pairs import PATIENCE, everything
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     Outcome = tuple[bytes, int, str]
 
 OIDENTD = "/usr/sbin/oidentd"
-ROOT = Path(__file__).resolve().parent.parent
 IDENTD = (sys.executable, str(ROOT / "identd.py"))
 
 #: The people of the table. alice has a second login name; 54321 has none.
@@ -68,12 +69,12 @@ class World(Person):
 
     def __init__(self) -> None:
         self.uid = 0
-        code = f"import sys; sys.path[:0] = {PATH}; import oidentd; oidentd.settle()"
+        code = f"import sys; sys.path[:0] = {PATH}; from helpers import oidentd; oidentd.settle()"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.pid = self._process.pid
-        self.tell("import oidentd")
+        self.tell("from helpers import oidentd")
 
     def __enter__(self) -> World:
         return self
@@ -87,14 +88,14 @@ class World(Person):
 
 
 def _mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
-    _checked(_libc.mount(source.encode(), target.encode(), kind.encode(), flags, data.encode()))
+    checked(libc.mount(source.encode(), target.encode(), kind.encode(), flags, data.encode()))
 
 
 def settle() -> None:
     """Make the world, then do what standard input says."""
-    _checked(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET))
+    checked(libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET))
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE)
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=PATIENCE)
+    subprocess.run([program("ip"), "link", "set", "lo", "up"], check=True, timeout=PATIENCE)
     etc = tempfile.mkdtemp(prefix="identd-")
     _mount("none", etc, "tmpfs", 0, "mode=755")
     for name in ("ld.so.cache", "protocols"):
@@ -105,7 +106,7 @@ def settle() -> None:
         Path(etc, name).write_text(text)
     _reveal()
     _mount(etc, "/etc", "", _MS_BIND)
-    _checked(_libc.umount2(etc.encode(), 2))  # MNT_DETACH
+    checked(libc.umount2(etc.encode(), 2))  # MNT_DETACH
     os.rmdir(etc)
     # What caches names lives below /run.
     for place in ("/run", "/home"):
@@ -165,10 +166,10 @@ def write(path: str, content: bytes | None, uid: int = 0) -> None:
     os.rename(file.name, path)
 
 
-def configure(system: bytes | None, wishes: dict[str, tuple[bytes | None, bytes | None]]) -> None:
+def configure(system: bytes | None, files: dict[str, tuple[bytes | None, bytes | None]]) -> None:
     """Write the system file, and for each user named the two files that he may have."""
     write(SYSTEM, system)
-    for name, contents in wishes.items():
+    for name, contents in files.items():
         for path, content in zip(USER_FILES, contents):
             write(os.path.join("/home", name, path), content, UIDS[name])
 
@@ -291,7 +292,7 @@ class Warm:
         query, ours, theirs = _query(number)
         with socket.create_connection((ours, self.port), PATIENCE, (theirs, 0)) as asker:
             asker.sendall(query)
-            return b"".join(iter(lambda: asker.recv(65536), b""))
+            return everything(asker)
 
     def close(self) -> Outcome:
         """End it; return no reply, its status, what it said."""
@@ -337,20 +338,21 @@ def ask_fresh_warm(arguments: Sequence[str], number: int, port: int = 0) -> Outc
 
 def _granting(system: bytes) -> Any:
     """Parse a system file as if the force of a default block were, as in oidentd, a grant to later blocks."""
-    from lookup import grammar, users
+    from lookup.config import grammar
+    from lookup.users import database
 
     class Granting(grammar._SystemFile):
         granted = 0
 
         def force(self) -> tuple[int, Any]:
-            self.granted, wish = super().force()
-            return self.granted, wish
+            self.granted, statement = super().force()
+            return self.granted, statement
 
         def lines(self, inherits: bool) -> tuple[int, Any]:
             bits, force = super().lines(inherits)
             return (self.granted if force else bits), force
 
-    return Granting(system, SYSTEM).parse(users.uids)
+    return Granting(system, SYSTEM).parse(database.uids)
 
 
 def _ours(number: int, system: Any, choice: int) -> tuple[bytes, str, str]:
@@ -358,38 +360,30 @@ def _ours(number: int, system: Any, choice: int) -> tuple[bytes, str, str]:
 
     :param choice: what the random generator gives.
     """
-    import identd
     import lookup
-    from lookup.known import Known
+    from identserver.answer import reply_line
+    from identserver.options import Options
+    from lookup.owner import Facts, answer
 
     query, ours, theirs = _query(number)
-    options = identd.Options()
-    noted = ["", ""]
-
-    def run(_: object, server: Any, client: Any, options: Any) -> Any:
-        owner = lookup.find(server, client)
-        verdict: Any = None
-        try:
-            answer = lookup.told(owner, server, client, system, Known(owner.uid))
-            verdict = answer.verdict
-        except lookup.HiddenUser as hidden:
-            verdict = hidden.verdict
-            raise
-        finally:
-            if verdict is not None:
-                noted[:] = verdict.rule, " ".join(text for _, text in verdict.files)
-        return answer
-
-    transport = identd.Sink(ours, theirs)
-    protocol = identd.Identd(options, identd.NoLog(options), run)
-    protocol.makeConnection(transport)
+    server, client = zip((ours, theirs), map(int, query.split(b",")))
+    decision: Any = None
+    outcome: Any = None
     urandom = os.urandom
     os.urandom = lambda octets: bytes([choice] * octets)
     try:
-        protocol.dataReceived(query)
+        owner = lookup.find(server, client)
+        outcome = answer(owner, server, client, system, Facts(owner.uid))
+        assert not isinstance(outcome, lookup.Unknown)
+        decision = outcome.decision
+    except lookup.IdentError as error:
+        outcome, decision = error, getattr(error, "decision", None)
     finally:
         os.urandom = urandom
-    return (_plainly(transport.reply, query), noted[0], noted[1])
+    reply = reply_line(outcome, server, client, Options()).encode("latin-1") + b"\r\n"
+    if decision is None:
+        return _plainly(reply, query), "", ""
+    return _plainly(reply, query), decision.rule, " ".join(text for _, text in decision.files)
 
 
 def _plainly(reply: bytes, query: bytes) -> bytes:
@@ -409,20 +403,21 @@ def _theirs(number: int) -> bytes:
 
 
 def compare(
-    system: bytes, wishes: dict[str, tuple[bytes | None, bytes | None]], numbers: Sequence[int]
+    system: bytes, files: dict[str, tuple[bytes | None, bytes | None]], numbers: Sequence[int]
 ) -> list[tuple[bytes, list[bytes], list[bytes], str, str]]:
     """Have both programs read the same files, and ask both about some connections.
 
     :return: for each connection what oidentd answered, all that identd may answer, all that it would answer if a
         force were a grant (see `_granting`), the rule that decided, and what is wrong with a file.
     """
-    import lookup
+    from lookup.config import system_file
+    from lookup.errors import ConfigError
 
-    configure(system, wishes)
+    configure(system, files)
     answers = []
     try:
-        parsed, granting = lookup.load(SYSTEM, True), _granting(system)
-    except lookup.ConfigError as error:
+        parsed, granting = system_file.load(SYSTEM, True), _granting(system)
+    except ConfigError as error:
         return [(_theirs(number), [b"refused"], [], "", str(error)) for number in numbers[:1]]
     for number in numbers:
         ours = [_ours(number, parsed, choice) for choice in range(6)]

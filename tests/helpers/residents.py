@@ -1,38 +1,31 @@
-"""Who lives on this host?  A user with a home, a file in it, and a connection that he holds."""
+"""Who lives on this host?  A user with a home, a file in it, and a connection that they hold."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from conftest import IDENTD, program, run, skip
-from hosts import Person, listen, login
-from installed import readable_folder
+from helpers.hosts import Person, listen, login
+from helpers.installed import readable_folder
+from helpers.machine import only_if_others_can_read_it, only_root, program, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-#: Who runs what is to have no rights at all.
-NOBODY = 65534
+class Resident(NamedTuple):
+    """A user with a home."""
 
-
-class Resident:
-    """A user: ``name``, ``uid``, ``gid``, ``home``."""
-
-    def __init__(self, name: str, uid: int, gid: int, home: Path) -> None:
-        self.name = name
-        self.uid = uid
-        self.gid = gid
-        self.home = home
+    name: str
+    uid: int
+    gid: int
+    home: Path
 
     @property
     def file(self) -> Path:
-        """The file in his home that counts where there is no other."""
+        """The file in their home that counts where there is no other."""
         return self.home / ".oidentd.conf"
 
     @property
@@ -53,27 +46,22 @@ class Resident:
 
     @property
     def who(self) -> dict[str, Any]:
-        """What makes subprocess start a program as him."""
+        """What makes subprocess start a program as them."""
         return {"user": self.uid, "group": self.gid, "extra_groups": [], "cwd": "/"}
-
-
-#: What makes subprocess start a program as nobody.
-AS_NOBODY: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/"}
 
 
 @contextlib.contextmanager
 def resident() -> Iterator[Resident]:
     """Add a user with a home that everyone may search, and delete both afterwards; or skip where that can't be."""
-    if os.geteuid() != 0:
-        skip("needs root")
+    only_root()
     program("useradd")
-    needs_an_interpreter_for_all()
+    only_if_others_can_read_it()
     with readable_folder() as folder, login() as user:
         home = folder / "home"
         home.mkdir()
         os.chown(home, user.pw_uid, user.pw_gid)
         home.chmod(0o755)
-        run("usermod", "--home", str(home), user.pw_name)
+        run(program("usermod"), "--home", str(home), user.pw_name)
         yield Resident(user.pw_name, user.pw_uid, user.pw_gid, home)
 
 
@@ -83,17 +71,6 @@ def connected(uid: int) -> Iterator[str]:
     with listen("127.0.0.1") as listener, Person(uid) as person:
         ours, far = person.dial(listener.getsockname())
         yield f"{ours[1]},{far[1]}"
-
-
-def needs_an_interpreter_for_all() -> None:
-    """Skip where the interpreter, its packages or identd are out of other users' reach."""
-    probe = [sys.executable, "-c", f"import pyroute2, psutil; open({str(IDENTD)!r})"]
-    try:
-        works = subprocess.run(probe, stderr=subprocess.DEVNULL, check=False, **AS_NOBODY).returncode == 0
-    except PermissionError:  # the interpreter itself
-        works = False
-    if not works:
-        skip("the interpreter, its packages or identd are out of other users' reach")
 
 
 @contextlib.contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import pwd
 import shutil
 import socket
 import subprocess
@@ -12,22 +10,15 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from conftest import IDENTD, program, skip
+from helpers.machine import IDENTD, ROOT, only_root, program, skip
+from helpers.pairs import PATIENCE, connect, everything
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-#: Seconds. Far above what anything here takes; it only keeps a broken identd from holding the tests.
-PATIENCE = 40.0
-
 #: The command, run as it stands in the source tree.
 COMMAND = (sys.executable, str(IDENTD))
-
-
-def me() -> str:
-    """Return our own login name: the right answer about every connection that a test makes."""
-    return pwd.getpwuid(os.geteuid()).pw_name
 
 
 class Handler(NamedTuple):
@@ -38,7 +29,7 @@ class Handler(NamedTuple):
 
     def read(self) -> bytes:
         """Return all that the client gets until identd closes. Raises ConnectionResetError if it resets instead."""
-        return b"".join(iter(lambda: self.client.recv(65536), b""))
+        return everything(self.client)
 
     def ask(self, query: bytes) -> bytes:
         """Send a query and return all that comes until identd closes."""
@@ -59,30 +50,11 @@ class Handler(NamedTuple):
 
 
 @contextlib.contextmanager
-def connection(host: str = "127.0.0.1", peer: str = "") -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Make a TCP connection as a client does: its end, and the accepted one that an inetd would hand over.
-
-    :param host: what the listener is bound to; :param peer: what the client connects to, if not that.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listener:
-        if host == "::":
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Resolved, because bind() itself drops the scope of a link-local address.
-        listener.bind(socket.getaddrinfo(host, 0, family, socket.SOCK_STREAM)[0][4])
-        listener.listen()
-        with socket.create_connection((peer or host, listener.getsockname()[1]), PATIENCE) as client:
-            accepted = listener.accept()[0]
-            with accepted:
-                yield client, accepted
-
-
-@contextlib.contextmanager
 def handler(
     *options: str, host: str = "127.0.0.1", peer: str = "", command: Sequence[str] = COMMAND, **popen: Any
 ) -> Iterator[Handler]:
     """Start identd as an inetd does: a connection on descriptors 0 and 1. Standard error is a pipe unless given."""
-    with connection(host, peer) as (client, accepted):
+    with connect(host, peer) as (client, accepted, _):
         process = start([*command, *options], accepted, **popen)
         accepted.close()
         with ending(process):
@@ -148,10 +120,9 @@ def private_dev(tmp_path: Path, log: Path) -> list[str]:
     """Return the words to put before a command so that its /dev/log is a file of ours, if that exists by then.
 
     They run it in a mount namespace of its own, whose /dev holds little else. The file is mounted there, so that
-    a user who may not look into ``tmp_path`` reaches it as he reaches any /dev/log.
+    a user who may not look into ``tmp_path`` reaches it as they reach any /dev/log.
     """
-    if os.geteuid() != 0:
-        skip("a private /dev needs root")
+    only_root()
     dev = tmp_path / "dev"
     dev.mkdir()
     script = f"""
@@ -192,6 +163,8 @@ def copied(tmp_path: Path) -> list[str]:
     site = tmp_path / "site"
     site.mkdir()
     shutil.copy(IDENTD, site)
-    shutil.copytree(IDENTD.parent / "lookup", site / "lookup", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("identserver", "lookup"):
+        shutil.copytree(ROOT / package, site / package, ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run([sys.executable, "-m", "compileall", "-q", str(site)], check=True, timeout=PATIENCE)
-    return [sys.executable, "-c", f"import sys; sys.path[0] = {str(site)!r}; from identd import main; sys.exit(main())"]
+    code = f"import sys; sys.path[0] = {str(site)!r}; from identserver.start import main; sys.exit(main())"
+    return [sys.executable, "-c", code]

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from conftest import IDENTD, ROOT, skip
-from hosts import until
-from single_shot import COMMAND, PATIENCE, ending
+from helpers.hosts import until
+from helpers.machine import only_if_others_can_read_it
+from helpers.pairs import PATIENCE, everything
+from helpers.single_shot import COMMAND, ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-#: What becomes of root when nothing else is said.
-NOBODY = 65534
-
-#: What the process needs after it has given root up.
-_NEEDED = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import asyncio, psutil, pyroute2, identd, lookup"
-
 
 class Warm(NamedTuple):
     """A warm identd, and where it listens."""
@@ -60,17 +52,12 @@ class Warm(NamedTuple):
         return len(os.listdir(f"/proc/{self.process.pid}/task"))
 
 
-def everything(client: socket.socket) -> bytes:
-    """Return all that comes until the far end closes."""
-    return b"".join(iter(lambda: client.recv(65536), b""))
-
-
 @contextlib.contextmanager
 def warming(
     *options: str, host: str = "127.0.0.1", command: Sequence[str] = COMMAND, **popen: Any
 ) -> Iterator[Warm]:
     """Start identd with a listening socket for standard input, and wait until it serves."""
-    needs_nobody_to_import()
+    only_if_others_can_read_it()
     with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         popen.setdefault("stdout", subprocess.DEVNULL)
         popen.setdefault("stderr", subprocess.DEVNULL)
@@ -109,16 +96,3 @@ def log_of(warm: Warm) -> str:
 def pause(seconds: float) -> None:
     """Let time pass of which the test is about the passing."""
     time.sleep(seconds)
-
-
-@functools.cache
-def _nobody_can_import() -> bool:
-    command = [sys.executable, "-c", f"import os; os.setgroups([]); os.setresgid(*3 * [{NOBODY}]);"
-               f" os.setresuid(*3 * [{NOBODY}]); {_NEEDED}"]  # fmt: skip
-    return subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE, cwd="/").returncode == 0
-
-
-def needs_nobody_to_import() -> None:
-    """Skip a test whose identd could not go on after giving root up: its interpreter is root's alone."""
-    if os.geteuid() == 0 and not _nobody_can_import():
-        skip(f"needs an interpreter and a source tree that nobody may read, not {sys.executable} and {IDENTD}")

@@ -12,20 +12,22 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import program, run
-from hosts import CLONE_NEWNET, _checked, _libc
-from installed import free_port
-from residents import connected, needs_an_interpreter_for_all, resident, system_file
-from single_shot import PATIENCE, by_hand, driver, handler
-from warm import everything, warming
+from helpers.hosts import CLONE_NEWNET, checked, libc
+from helpers.installed import free_port
+from helpers.machine import only_if_others_can_read_it, program, run
+from helpers.pairs import PATIENCE, everything
+from helpers.residents import connected, resident, system_file
+from helpers.single_shot import by_hand, driver, handler
+from helpers.warm import warming
 
-import identd
 from identd import IdentServer
-from lookup.blocks import UserBlock
+from identserver.start import EXIT_FAILED
+from identserver.warm.lookups import Pending
+from identserver.warm.workers import THREADS_PER_OWNER, Workers
+from lookup.config.grammar import parse_system, parse_user
+from lookup.config.policy import decide
+from lookup.config.user_file import UserFile
 from lookup.connection import pack
-from lookup.grammar import parse_system, parse_user
-from lookup.policy import decide
-from lookup.workers import THREADS_PER_OWNER, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,23 +69,23 @@ def test_a_first_word_that_is_another_users_name(reply: str) -> None:
     """Clients that read one word (tcp_wrappers) may not be told another user's name with something behind it."""
     system = parse_system(b"default { default { allow spoof } }", "system", lambda names: {})
 
-    def wishes() -> list[UserBlock]:
-        return parse_user(f'global {{ reply "{reply}" }}'.encode(), "user")
+    def user_file() -> UserFile:
+        return UserFile("user", parse_user(f'global {{ reply "{reply}" }}'.encode(), "user"))
 
     uids = {b"alice": 1001, b"bob": 1002}
     ends = ("127.0.0.1", 40000), ("127.0.0.1", 6667)
-    decision = decide(1001, b"alice", *ends, system, wishes, uids.get, lambda host, port: None)
-    assert decision.answer == b"alice"
+    decision = decide(1001, b"alice", *ends, system, user_file, uids.get, lambda host, port: None)
+    assert decision.user == b"alice"
 
 
 def test_an_interface_whose_name_is_another_ones_number(needs_root: None) -> None:
     """A scope is an interface's name before it is a number, or a link-local query is about another interface."""
-    program("ip")
+    ip = program("ip")
     found: list[tuple[int, int]] = []
 
     def in_a_namespace_of_its_own() -> None:
-        _checked(_libc.unshare(CLONE_NEWNET))
-        run("ip", "link", "add", "name", "1", "type", "bridge")  # 1 is lo's number
+        checked(libc.unshare(CLONE_NEWNET))
+        run(ip, "link", "add", "name", "1", "type", "bridge")  # 1 is lo's number
         found.append((pack("fe80::1%1")[1], socket.if_nametoindex("1")))
 
     thread = threading.Thread(target=in_a_namespace_of_its_own)
@@ -156,8 +158,7 @@ def test_a_job_that_waits_for_stuck_ones(monkeypatch: pytest.MonkeyPatch) -> Non
         yield from arguments
 
     for number in range(THREADS_PER_OWNER + 1):
-        pending = identd.Pending()
-        pending.timer = loop.call_later(PATIENCE, loop.stop)
+        pending = Pending(loop, PATIENCE, TimeoutError())
         pending.addCallbacks(take, take)
         workers.call(1, pending, work, str(number), alone=True)
     conditions: list[Callable[[], bool]] = [
@@ -199,14 +200,14 @@ def test_clients_that_pipeline_without_end(tmp_path: Path) -> None:
 def test_a_file_that_is_swapped_while_it_is_checked(needs_root: None, tmp_path: Path) -> None:
     """--check does not wait on a FIFO that a user puts in place of the file that it has just read."""
     program("useradd")
-    needs_an_interpreter_for_all()
+    only_if_others_can_read_it()
     swap = (
-        "import os\nfrom lookup import wishes\nread = wishes.read\n"
-        "def swapping(*arguments):\n"
-        "    found = read(*arguments)\n"
+        "import os\nfrom lookup.config import user_file\nread = user_file.read\n"
+        "def swapping(*arguments, **more):\n"
+        "    found = read(*arguments, **more)\n"
         "    os.remove(found.path); os.mkfifo(found.path)\n"
         "    return found\n"
-        "wishes.read = swapping"
+        "user_file.read = swapping"
     )
     with resident() as user, system_file("") as path:
         user.write("global { hide }")
@@ -218,5 +219,5 @@ def test_an_interpreter_that_is_closed_to_nobody(tmp_path: Path) -> None:
     """What can't be imported, once root is given up, is told on one line and not in a traceback."""
     said = by_hand(b"", "-i", "-p", str(free_port()), "-C", os.devnull,
                    command=driver(tmp_path, "sys.modules['asyncio'] = None"))  # fmt: skip
-    assert said.status == identd.EXIT_FAILED
+    assert said.status == EXIT_FAILED
     assert re.fullmatch(r"identd: .*asyncio.*\n", said.stderr)

@@ -9,34 +9,36 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import IDENTD, ROOT, connect, program
-from installed import readable_folder
-from residents import AS_NOBODY, NOBODY, Resident, connected, resident, system_file
-from single_shot import COMMAND, PATIENCE, driver, handler
+from helpers.hosts import nameless_uid, until
+from helpers.installed import readable_folder
+from helpers.machine import AS_NOBODY, IDENTD, NOBODY, ROOT, program
+from helpers.pairs import PATIENCE, connect
+from helpers.residents import Resident, connected, system_file
+from helpers.single_shot import COMMAND, driver, handler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+pytest_plugins = ["helpers.people"]
 
 #: Everyone may spoof.
 SYSTEM = "default { default { allow spoof } }"
 
 
 @pytest.fixture(scope="module")
-def alice() -> Iterator[Resident]:
-    """A user with a home and a file that she alone may read, and a second group."""
-    with resident() as user:
-        subprocess.run(["usermod", "--append", "--groups", "games", user.name], check=True)
-        user.home.chmod(0o700)
-        user.write('global { reply "bouncer" }').chmod(0o600)
-        yield user
+def carol(carol: Resident) -> Resident:
+    """A user with a file that they alone may read, and a second group."""
+    subprocess.run([program("usermod"), "--append", "--groups", "games", carol.name], check=True)
+    carol.home.chmod(0o700)
+    carol.write('global { reply "bouncer" }').chmod(0o600)
+    return carol
 
 
 @pytest.fixture(scope="module")
-def ports(alice: Resident) -> Iterator[bytes]:
-    """A connection of hers, as a query."""
-    with connected(alice.uid) as ports:
-        yield ports.encode()
+def query(ports: str) -> bytes:
+    """A connection of theirs, as a query."""
+    return ports.encode()
 
 
 @pytest.fixture
@@ -46,34 +48,34 @@ def system() -> Iterator[str]:
         yield str(path)
 
 
-def test_a_closed_home(alice: Resident, ports: bytes, system: str) -> None:
+def test_a_closed_home(carol: Resident, query: bytes, system: str) -> None:
     """What she alone may read is read by root's process, which has become her, and not by nobody's: both are right."""
     with handler("-C", system) as served:
-        assert served.ask(ports + b"\r\n") == ports + b":USERID:UNIX:bouncer\r\n"
+        assert served.ask(query + b"\r\n") == query + b":USERID:UNIX:bouncer\r\n"
         assert served.status() == 0
     with handler("-C", system, **AS_NOBODY) as served:
-        assert served.ask(ports + b"\r\n") == b"%b:USERID:UNIX:%b\r\n" % (ports, alice.name.encode())
+        assert served.ask(query + b"\r\n") == b"%b:USERID:UNIX:%b\r\n" % (query, carol.name.encode())
         assert served.status() == 0
 
 
-def test_the_order_of_the_system_calls(alice: Resident, ports: bytes, system: str, tmp_path: Path) -> None:
+def test_the_order_of_the_system_calls(carol: Resident, query: bytes, system: str, tmp_path: Path) -> None:
     """Groups, gid and uid change, in this order, saved ones included, before any path in her home is looked at."""
     trace = tmp_path / "trace"
     calls = "trace=setgroups,setresgid,setresuid,open,openat,stat,lstat,newfstatat,statx,readlink,access,faccessat2"
     words = [program("strace"), "-f", "-s", "300", "-e", calls, "-o", str(trace)]
     with handler("-C", system, command=[*words, *COMMAND]) as served:
-        assert served.ask(ports + b"\r\n").endswith(b":bouncer\r\n")
+        assert served.ask(query + b"\r\n").endswith(b":bouncer\r\n")
         assert served.status() == 0
     lines = trace.read_text().splitlines()
 
     def first(pattern: str) -> int:
         return next(number for number, line in enumerate(lines) if re.search(pattern, line))
 
-    became = first(rf"setresuid\({alice.uid}, {alice.uid}, {alice.uid}\) *= 0")
-    assert first(r"setgroups\(") < first(rf"setresgid\({alice.gid}, {alice.gid}, {alice.gid}\) *= 0") < became
-    touched = [number for number, line in enumerate(lines) if str(alice.home) in line]
+    became = first(rf"setresuid\({carol.uid}, {carol.uid}, {carol.uid}\) *= 0")
+    assert first(r"setgroups\(") < first(rf"setresgid\({carol.gid}, {carol.gid}, {carol.gid}\) *= 0") < became
+    touched = [number for number, line in enumerate(lines) if str(carol.home) in line]
     assert touched and min(touched) > became
-    assert any("openat" in lines[number] and str(alice.file) in lines[number] for number in touched)
+    assert any("openat" in lines[number] and str(carol.file) in lines[number] for number in touched)
 
 
 #: Looks at the process from within, when her file is opened: who it is, and whether root can be had back.
@@ -110,21 +112,21 @@ def seen(tmp_path: Path, query: bytes, *options: str) -> tuple[dict[str, list[st
     return {line.split()[0].rstrip(":"): line.split()[1:] for line in lines}, reply
 
 
-def test_nothing_of_root_is_left(alice: Resident, ports: bytes, system: str) -> None:
+def test_nothing_of_root_is_left(carol: Resident, query: bytes, system: str) -> None:
     """All four uids and gids are hers, her groups are hers, no capability is left, and root can't be regained."""
     with readable_folder() as folder:
-        status, reply = seen(folder, ports, "-C", system)
+        status, reply = seen(folder, query, "-C", system)
     assert reply.endswith(b":bouncer\r\n")
-    assert status["Uid"] == [str(alice.uid)] * 4
-    assert status["Gid"] == [str(alice.gid)] * 4
-    assert set(map(int, status["Groups"])) == set(os.getgrouplist(alice.name, alice.gid))
+    assert status["Uid"] == [str(carol.uid)] * 4
+    assert status["Gid"] == [str(carol.gid)] * 4
+    assert set(map(int, status["Groups"])) == set(os.getgrouplist(carol.name, carol.gid))
     assert len(status["Groups"]) == 2
     assert status["CapPrm"] == status["CapEff"] == ["0" * 16]
     for call in ("setuid", "seteuid", "setresuid", "setgid", "setgroups"):
         assert status[call] == ["refused"]
 
 
-def test_roots_own_connection(system: str, alice: Resident, tmp_path: Path) -> None:
+def test_roots_own_connection(system: str, carol: Resident, tmp_path: Path) -> None:
     """For root's connection nothing is read as root: the process becomes nobody, and the answer is root."""
     trace = tmp_path / "trace"
     words = [program("strace"), "-f", "-e", "trace=setresuid,openat", "-s", "300", "-o", str(trace)]
@@ -137,19 +139,17 @@ def test_roots_own_connection(system: str, alice: Resident, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("options", [("-u", "nobody"), ("-u", str(NOBODY)), ("--user=nobody", "--group=nogroup")])
-def test_a_user_that_was_named(alice: Resident, ports: bytes, system: str, options: tuple[str, ...]) -> None:
+def test_a_user_that_was_named(carol: Resident, query: bytes, system: str, options: tuple[str, ...]) -> None:
     """With -u, as Debian's unit for oidentd has it, the process is that user's from the start, as oidentd's is."""
     with handler("-C", system, *options) as served:
         before = [line for line in _status(served.process.pid, lambda uid: uid == NOBODY) if line.startswith("Uid:")]
         assert before[0].split()[1:] == [str(NOBODY)] * 4
-        assert served.ask(ports + b"\r\n").endswith(b":%b\r\n" % alice.name.encode())
+        assert served.ask(query + b"\r\n").endswith(b":%b\r\n" % carol.name.encode())
         assert served.status() == 0
 
 
 def _status(pid: int, reached: object) -> list[str]:
     """Return /proc/PID/status of a process once it is nobody's, which it must become before it is sent anything."""
-    from hosts import until
-
     def is_nobodys() -> bool:
         with open(f"/proc/{pid}/status") as status:
             return f"Uid:\t{NOBODY}\t" in status.read()
@@ -159,7 +159,7 @@ def _status(pid: int, reached: object) -> list[str]:
         return status.read().splitlines()
 
 
-def test_a_user_that_is_none(alice: Resident, system: str) -> None:
+def test_a_user_that_is_none(carol: Resident, system: str) -> None:
     """An unknown -u is a bad option: no reply, status 2."""
     with handler("-C", system, "-u", "identd-none") as served:
         assert served.read() == b""
@@ -167,44 +167,42 @@ def test_a_user_that_is_none(alice: Resident, system: str) -> None:
         assert served.status() == 2
 
 
-def test_where_root_may_not_become_anyone(alice: Resident, ports: bytes, system: str, tmp_path: Path) -> None:
+def test_where_root_may_not_become_anyone(carol: Resident, query: bytes, system: str, tmp_path: Path) -> None:
     """Where the kernel refuses (a sandbox), nothing of hers is opened: UNKNOWN-ERROR, and the log says why."""
     capabilities = [program("setpriv"), "--bounding-set=-setuid,-setgid", "--inh-caps=-setuid,-setgid"]
     trace = tmp_path / "trace"
     words = [program("strace"), "-f", "-e", "trace=openat", "-s", "300", "-o", str(trace)]
     with handler("-S", "-C", system, command=[*words, *capabilities, *COMMAND]) as served:
-        assert served.ask(ports + b"\r\n") == ports + b":ERROR:UNKNOWN-ERROR\r\n"
+        assert served.ask(query + b"\r\n") == query + b":ERROR:UNKNOWN-ERROR\r\n"
         log = served.log()
         assert served.status() == 0
     assert "root could not be given up" in log and "Operation not permitted" in log
-    assert str(alice.home) not in trace.read_text()
+    assert str(carol.home) not in trace.read_text()
 
 
-def test_in_a_user_namespace(alice: Resident, ports: bytes, system: str) -> None:
+def test_in_a_user_namespace(carol: Resident, query: bytes, system: str) -> None:
     """In a user namespace that has no uid but root's, the answer is UNKNOWN-ERROR, never a name."""
     command = [program("unshare"), "-U", "-r", *COMMAND]
     with handler("-S", "-C", system, command=command) as served:
-        assert served.ask(ports + b"\r\n") == ports + b":ERROR:UNKNOWN-ERROR\r\n"
+        assert served.ask(query + b"\r\n") == query + b":ERROR:UNKNOWN-ERROR\r\n"
         assert "user namespace" in served.log()
 
 
-def test_nothing_is_opened_in_vain(alice: Resident, ports: bytes, tmp_path: Path) -> None:
+def test_nothing_is_opened_in_vain(carol: Resident, query: bytes, tmp_path: Path) -> None:
     """Without a system file, and where the answer is forced, nothing of hers is opened, by whomever."""
     trace = tmp_path / "trace"
     words = [program("strace"), "-f", "-s", "300", "-o", str(trace)]
-    without = driver(tmp_path, "import identd\nidentd.CONFIG = '/nonexistent/oidentd.conf'")
+    without = driver(tmp_path, "from identserver import options\noptions.CONFIG = '/nonexistent/oidentd.conf'")
     with system_file("default { default { force spoof } }") as forcing:
         for command, options in ((without, ()), (COMMAND, ("-C", str(forcing)))):
             with handler(*options, command=[*words, *command]) as served:
-                assert served.ask(ports + b"\r\n").endswith(b":%b\r\n" % alice.name.encode())
+                assert served.ask(query + b"\r\n").endswith(b":%b\r\n" % carol.name.encode())
                 served.status()
-            assert str(alice.home) not in trace.read_text()
+            assert str(carol.home) not in trace.read_text()
 
 
-def test_an_owner_without_a_name(alice: Resident, system: str) -> None:
+def test_an_owner_without_a_name(carol: Resident, system: str) -> None:
     """For a uid without a passwd entry there is no file to read, so nobody need be become."""
-    from hosts import nameless_uid
-
     uid = nameless_uid()
     with connected(uid) as query, handler("-C", system) as served:
         assert served.ask(query.encode() + b"\r\n") == b"%b:USERID:OTHER:%d\r\n" % (query.encode(), uid)
@@ -213,8 +211,9 @@ def test_an_owner_without_a_name(alice: Resident, system: str) -> None:
 def test_become_owner_of_an_unknown_uid(needs_root: None) -> None:
     """A uid that nobody has can't be taken on: an error that names it, and root is kept by nobody who goes on."""
     code = (
-        "import identd, lookup\n"
-        "try: identd.become_owner(1900000999)\n"
+        "import lookup\n"
+        "from identserver.privileges import become_owner\n"
+        "try: become_owner(1900000999)\n"
         "except lookup.IdentError as error: print(error.uid, error.detail)"
     )
     done = subprocess.run(

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import program, skip
-from hosts import forbid_netlink, nameless_uid
-from residents import needs_an_interpreter_for_all
-from single_shot import COMMAND, PATIENCE, me
+from helpers.hosts import forbid_netlink, nameless_uid
+from helpers.installed import readable_folder
+from helpers.machine import only_if_others_can_read_it, program, skip
+from helpers.pairs import PATIENCE, me
+from helpers.single_shot import COMMAND
 
-import identd
+from identserver import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def checked(*options: str, before: list[str] | None = None, **popen: Any) -> tuple[str, int]:
@@ -54,11 +59,13 @@ def site(tmp_path: Path, customization: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(tmp_path)}
 
 
-def without(tmp_path: Path, *packages: str) -> dict[str, str]:
-    """Return the environment of an interpreter that can't import some packages."""
-    for package in packages:
-        (tmp_path / f"{package}.py").write_text("raise ImportError('kept away')\n")
-    return {**os.environ, "PYTHONPATH": str(tmp_path)}
+@contextlib.contextmanager
+def without(*packages: str) -> Iterator[dict[str, str]]:
+    """The environment of an interpreter that can't import some packages, whoever runs it."""
+    with readable_folder() as folder:
+        for package in packages:
+            (folder / f"{package}.py").write_text("raise ImportError('kept away')\n")
+        yield {**os.environ, "PYTHONPATH": str(folder)}
 
 
 def test_a_true_answer() -> None:
@@ -71,7 +78,7 @@ def test_a_true_answer() -> None:
     assert field(text, "source") == "sock_diag"
     assert re.match(r"[0-9]+ ms", field(text, "time"))
     first = text.splitlines()[0]
-    for version in (f"identd {identd.__version__}", f"Python {platform.python_version()}", "pyroute2 ", "psutil "):
+    for version in (f"identd {__version__}", f"Python {platform.python_version()}", "pyroute2 ", "psutil "):
         assert version in first
     assert platform.release() in first
 
@@ -94,18 +101,20 @@ def test_without_netlink() -> None:
     assert "AF_NETLINK" in obstacle
 
 
-def test_without_pyroute2(tmp_path: Path) -> None:
+def test_without_pyroute2() -> None:
     """Without pyroute2, psutil answers, and the remedy is to install it."""
-    text, status = checked(env=without(tmp_path, "pyroute2"))
+    with without("pyroute2") as environment:
+        text, status = checked(env=environment)
     assert status == 0
     assert field(text, "source") == "psutil"
     (obstacle,) = (said for said in obstacles(text) if "pyroute2" in said)
     assert "install" in obstacle
 
 
-def test_without_both(tmp_path: Path) -> None:
+def test_without_both() -> None:
     """With nobody to ask there is no true answer: status 1."""
-    text, status = checked(env=without(tmp_path, "pyroute2", "psutil"))
+    with without("pyroute2", "psutil") as environment:
+        text, status = checked(env=environment)
     assert status == 1
     assert field(text, "reply").endswith(":ERROR:UNKNOWN-ERROR")
     assert field(text, "source") == "none"
@@ -145,7 +154,7 @@ def test_without_loopback() -> None:
 def test_a_uid_without_a_login_name(needs_root: None) -> None:
     """A user without a passwd entry is answered as OTHER and the number: true, but worth a warning."""
     uid = nameless_uid()
-    needs_an_interpreter_for_all()
+    only_if_others_can_read_it()
     text, status = checked(user=uid, group=uid, extra_groups=[], cwd="/")
     assert status == 0
     assert field(text, "reply").endswith(f":USERID:OTHER:{uid}")

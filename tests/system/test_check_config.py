@@ -7,15 +7,20 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from residents import AS_NOBODY, Resident, needs_an_interpreter_for_all, resident, system_file
-from single_shot import COMMAND, PATIENCE
+from helpers.machine import AS_NOBODY, only_if_others_can_read_it
+from helpers.pairs import PATIENCE
+from helpers.residents import Resident, system_file
+from helpers.single_shot import COMMAND
 
-import identd
-from lookup import wishes
+from identserver import options
+from identserver.admin import files
+from lookup.config import user_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+pytest_plugins = ["helpers.people"]
 
 
 def checked(*options: str, **popen: Any) -> tuple[list[str], str, int]:
@@ -33,13 +38,6 @@ def config() -> Iterator[Path]:
     """A system file without a fault."""
     with system_file("default { default { allow hide } }") as path:
         yield path
-
-
-@pytest.fixture(scope="module")
-def alice() -> Iterator[Resident]:
-    """A user with a home."""
-    with resident() as user:
-        yield user
 
 
 def test_a_file_without_fault(config: Path) -> None:
@@ -61,7 +59,7 @@ NOTICES = {
     "a default too late": (
         "user root { default { allow hide } }\ndefault { default { allow spoof } }", "2:1", "inherit nothing",
     ),
-    "no spoof": ("user root { default { allow spoof_all } }", "1:23", "nothing without the capability spoof"),
+    "no spoof": ("user root { default { allow spoof_all } }", "1:23", "no effect without the capability spoof"),
     "a forced spoof": ("default { default { force spoof } }", "1:21", "the login name is forced"),
     "an overridden range": ("default {\nfport 1 { allow hide }\ndefault { allow hide } }", "2:1", "never applies"),
     "a reply too odd": ('default { default { force reply "a\\r" } }', "1:33", "never sent"),
@@ -119,7 +117,7 @@ def test_a_directory(tmp_path: Path) -> None:
 
 def test_a_file_that_may_not_be_read(needs_root: None) -> None:
     """A file that identd may not read is an error, whoever else may."""
-    needs_an_interpreter_for_all()
+    only_if_others_can_read_it()
     with system_file("") as path:
         path.chmod(0o600)
         lines, _, status = checked("-C", str(path), **AS_NOBODY)
@@ -129,86 +127,86 @@ def test_a_file_that_may_not_be_read(needs_root: None) -> None:
 
 def test_no_default_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The default file may be missing: nobody may do anything, and that is no error."""
-    monkeypatch.setattr(identd, "CONFIG", str(tmp_path / "none"))
-    assert identd.check_files(identd.parse(["--check"]))
+    monkeypatch.setattr(options, "CONFIG", str(tmp_path / "none"))
+    assert files.check_files(options.read(["--check"]))
     assert f"no {tmp_path}/none: nobody may do anything" in capsys.readouterr().out
 
 
-def test_a_users_file(alice: Resident, config: Path) -> None:
+def test_a_users_file(carol: Resident, config: Path) -> None:
     """The file that counts is named, and what is odd in it; the answer is still checked, as whoever runs the check."""
-    alice.write('fport 1 { hide }\nglobal { reply "a" , "b" }')
-    lines, stderr, status = checked("-C", str(config), "--user", alice.name)
+    carol.write('fport 1 { hide }\nglobal { reply "a" , "b" }')
+    lines, stderr, status = checked("-C", str(config), "--user", carol.name)
     assert (stderr, status) == ("", 0)
-    assert f"user     {alice.file}" in lines
+    assert f"user     {carol.file}" in lines
     assert [line.partition(": ")[2].split(": ")[0] for line in lines if line.startswith("warning")] == [
-        f"{alice.file}:2:20", f"{alice.file}:1:1",
+        f"{carol.file}:2:20", f"{carol.file}:1:1",
     ]  # fmt: skip
     assert "the answer is true" in lines
 
 
-def test_a_users_file_with_an_error(alice: Resident, config: Path) -> None:
+def test_a_users_file_with_an_error(carol: Resident, config: Path) -> None:
     """Line, column, what was expected: status 1."""
-    alice.write("global {\n hidde }")
-    lines, stderr, status = checked("-C", str(config), "--user", alice.name)
+    carol.write("global {\n hidde }")
+    lines, stderr, status = checked("-C", str(config), "--user", carol.name)
     assert (stderr, status) == ("", 1)
-    assert [line for line in lines if f"{alice.file}:2:2: hide, random" in line and line.startswith("error: ")]
+    assert [line for line in lines if f"{carol.file}:2:2: hide, random" in line and line.startswith("error: ")]
 
 
-def test_a_user_without_a_file(alice: Resident, config: Path) -> None:
+def test_a_user_without_a_file(carol: Resident, config: Path) -> None:
     """It says where it looked, and that is no error."""
-    alice.file.unlink(missing_ok=True)
-    lines, stderr, status = checked("-C", str(config), "--user", alice.name)
+    carol.file.unlink(missing_ok=True)
+    lines, stderr, status = checked("-C", str(config), "--user", carol.name)
     assert (stderr, status) == ("", 0)
-    assert f"file     {alice.file}: No such file or directory" in lines
+    assert f"file     {carol.file}: No such file or directory" in lines
     assert "user     no file that counts" in lines
 
 
-def test_a_users_file_that_nobody_may_read(alice: Resident, config: Path) -> None:
+def test_a_users_file_that_nobody_may_read(carol: Resident, config: Path) -> None:
     """As root, the file is read as its owner would; that identd as nobody can't is worth a warning."""
-    alice.write("global { hide }").chmod(0o600)
-    lines, stderr, status = checked("-C", str(config), "--user", alice.name)
+    carol.write("global { hide }").chmod(0o600)
+    lines, stderr, status = checked("-C", str(config), "--user", carol.name)
     assert (stderr, status) == ("", 0)
-    assert f"user     {alice.file}" in lines
-    assert any(line.startswith("warning: ") and f"chmod o+r {alice.file}" in line for line in lines)
+    assert f"user     {carol.file}" in lines
+    assert any(line.startswith("warning: ") and f"chmod o+r {carol.file}" in line for line in lines)
 
 
-def test_both_files_are_looked_at(alice: Resident, config: Path) -> None:
+def test_both_files_are_looked_at(carol: Resident, config: Path) -> None:
     """An error in one of the files keeps neither the other's errors nor the warnings back."""
     config.write_text("default { default { force hide allow spoof } }\nuser identd-none { default { allow hide } }")
-    alice.write("global { hidde }")
-    lines, _, status = checked("-C", str(config), "--user", alice.name)
+    carol.write("global { hidde }")
+    lines, _, status = checked("-C", str(config), "--user", carol.name)
     assert status == 1
     assert any(line.startswith(f"warning: {config}:1:32: this line cancels the force") for line in lines), lines
     assert any(line.startswith(f"error: {config}:2:6: ") for line in lines)
-    assert any(line.startswith(f"error: {alice.file}:1:10: ") for line in lines)
+    assert any(line.startswith(f"error: {carol.file}:1:10: ") for line in lines)
 
 
 @pytest.mark.parametrize("what", ["another's", "huge", "a directory"])
-def test_a_users_file_that_does_not_count(alice: Resident, config: Path, what: str) -> None:
+def test_a_users_file_that_does_not_count(carol: Resident, config: Path, what: str) -> None:
     """What identd logs and passes over is an error here."""
-    alice.write("global { hide }")
+    carol.write("global { hide }")
     if what == "another's":
-        os.chown(alice.file, 0, 0)
+        os.chown(carol.file, 0, 0)
     elif what == "huge":
-        alice.write("#" * (wishes.MAX_SIZE + 1))
+        carol.write("#" * (user_file.MAX_SIZE + 1))
     else:
-        alice.file.unlink()
-        alice.file.mkdir()
+        carol.file.unlink()
+        carol.file.mkdir()
     try:
-        lines, _, status = checked("-C", str(config), "--user", alice.name)
+        lines, _, status = checked("-C", str(config), "--user", carol.name)
     finally:
         if what == "a directory":
-            alice.file.rmdir()
+            carol.file.rmdir()
     assert status == 1
-    assert [line for line in lines if line.startswith(f"error: {alice.file}: ")]
+    assert [line for line in lines if line.startswith(f"error: {carol.file}: ")]
     assert "user     no file that counts" in lines
 
 
-def test_a_user_by_number(alice: Resident, config: Path) -> None:
+def test_a_user_by_number(carol: Resident, config: Path) -> None:
     """A uid will do, as for every -u."""
-    alice.write("global { hide }")
-    lines, _, status = checked("-C", str(config), "--user", str(alice.uid))
-    assert (f"user     {alice.file}" in lines, status) == (True, 0)
+    carol.write("global { hide }")
+    lines, _, status = checked("-C", str(config), "--user", str(carol.uid))
+    assert (f"user     {carol.file}" in lines, status) == (True, 0)
 
 
 def test_a_system_file_that_nobody_may_read(needs_root: None, config: Path) -> None:

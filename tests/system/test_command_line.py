@@ -7,21 +7,16 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Pair, connect
-from single_shot import answered_by_both, by_hand, handler, me
+from helpers.pairs import Pair, connect, named
+from helpers.single_shot import answered_by_both, by_hand, handler
 
-import identd
+from identserver import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: A connection that does not exist: both ends would be the same.
 NOBODY = b"1,1\r\n"
-
-
-def named(pair: Pair, opsys: str = "UNIX", name: str = "") -> bytes:
-    """Return the reply that names the owner of a connection."""
-    return b"%b:USERID:%b:%b\r\n" % (pair.query, opsys.encode(), (name or me()).encode())
 
 
 @pytest.fixture
@@ -150,7 +145,7 @@ def test_the_last_of_a_repeated_option_counts() -> None:
 
 def test_addresses() -> None:
     """--server-address and --client-address tell connections with the same ports apart, and IPv6 from IPv4."""
-    with connect("::1", socket.AF_INET6) as pair:
+    with connect("::1") as pair:
         query = pair.query + b"\n"
         assert by_hand(query).stdout == named(pair)
         assert by_hand(query, "--server-address", "::1", "--client-address", "::1").stdout == named(pair)
@@ -196,7 +191,7 @@ def test_help(option: str) -> None:
 @pytest.mark.parametrize("option", ["-v", "--version", "--vers", "-Sv"])
 def test_version(option: str) -> None:
     """-v prints name and version, and ends with status 0."""
-    assert by_hand(b"", option) == (f"identd {identd.__version__}\n".encode(), "", 0)
+    assert by_hand(b"", option) == (f"identd {__version__}\n".encode(), "", 0)
 
 
 BAD = {

@@ -13,15 +13,17 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from conftest import program, skip
+from helpers.machine import program
+from helpers.oidentd import NAMELESS, OIDENTD, UIDS, World
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
-from oidentd import NAMELESS, OIDENTD, UIDS, World
 
-from lookup import words
+from lookup.config import words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+pytest_plugins = ["helpers.people"]
 
 #: How many configurations to compare, of well-formed ones and of broken ones each; the number here is for CI.
 EXAMPLES = int(os.environ.get("IDENTD_FUZZ_EXAMPLES", "1000"))
@@ -323,15 +325,11 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
+def place(world: World) -> Iterator[Place]:
     """A world in which all connections are open."""
-    if os.geteuid() != 0:
-        skip("needs root")
-    program("ip")
     program(OIDENTD)
-    with World() as world:
-        uids = [UIDS[owner] if owner else NAMELESS for owner, *_ in CONNECTIONS]
-        yield Place(world, [world.do("dial", uid, *ends)[0] for uid, (_, *ends) in zip(uids, CONNECTIONS)])
+    uids = [UIDS[owner] if owner else NAMELESS for owner, *_ in CONNECTIONS]
+    yield Place(world, [world.do("dial", uid, *ends)[0] for uid, (_, *ends) in zip(uids, CONNECTIONS)])
     print(f"seed {SEED}, {EXAMPLES} configurations of each kind:", *sorted(met.items()), sep="\n")
 
 

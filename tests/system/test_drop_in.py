@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from conftest import Pair, connect, program, skip
-from hosts import until
-from installed import free_port
-from residents import AS_NOBODY, NOBODY, needs_an_interpreter_for_all, system_file
-from single_shot import COMMAND, PATIENCE, by_hand, ending, handler, me
+from helpers.hosts import until
+from helpers.installed import free_port
+from helpers.machine import AS_NOBODY, NOBODY, only_if_others_can_read_it, program, skip
+from helpers.pairs import PATIENCE, Pair, connect, me
+from helpers.residents import system_file
+from helpers.single_shot import COMMAND, by_hand, ending, handler
 
-import identd
+from identserver import options as command_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +100,7 @@ def port_of(options: tuple[str, ...]) -> int:
 
 def test_the_unit_for_a_daemon(needs_root: None, pair: Pair, tmp_path: Path) -> None:
     """Debian's oidentd.service, Type=forking: the command ends with 0, the daemon answers as nobody, logs to fd 2."""
-    needs_an_interpreter_for_all()
+    only_if_others_can_read_it()
     command = exec_start("oidentd.service")
     port = free_port()
     with system_file("") as path, open(tmp_path / "log", "wb") as log:
@@ -124,7 +125,7 @@ def test_the_unit_for_a_daemon(needs_root: None, pair: Pair, tmp_path: Path) -> 
 
 def test_the_unit_for_a_connection(needs_root: None, pair: Pair) -> None:
     """Debian's oidentd@.service: one connection on descriptor 0, one reply, as the user that it names."""
-    needs_an_interpreter_for_all()
+    only_if_others_can_read_it()
     command = ["/bin/sh", "-c", exec_start("oidentd@.service")]
     environment = of_default("-mf -l 10 -P 192.0.2.1 -C /dev/null")
     with handler(command=command, env=environment) as served:
@@ -136,6 +137,7 @@ def test_the_unit_for_a_connection(needs_root: None, pair: Pair) -> None:
 
 def test_the_daemon_stays(quietly: tuple[str, ...], pair: Pair) -> None:
     """It answers again and again, without -S it holds none of the caller's descriptors, and its limits hold."""
+    only_if_others_can_read_it()
     port = port_of(quietly)
     done = started(*quietly, "-l", "7")
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
@@ -149,6 +151,7 @@ def test_the_daemon_stays(quietly: tuple[str, ...], pair: Pair) -> None:
 
 def test_the_daemon_never_idles_out(quietly: tuple[str, ...]) -> None:
     """Unless --idle says so, which then ends it."""
+    only_if_others_can_read_it()
     port = port_of(quietly)
     assert started(*quietly, "--idle", "0.05").returncode == 0
     until(lambda: listener_of(port) is None)
@@ -156,6 +159,7 @@ def test_the_daemon_never_idles_out(quietly: tuple[str, ...]) -> None:
 
 def test_the_daemon_rereads_a_relative_file(pair: Pair) -> None:
     """A -C that is relative to where it was started still counts after it has gone to /."""
+    only_if_others_can_read_it()
     with system_file('default { default { force reply "one" } }') as path:
         port = free_port()
         assert started("-p", str(port), "-a", "127.0.0.1", "-C", path.name, cwd=path.parent).returncode == 0
@@ -196,7 +200,7 @@ def test_a_user_that_is_none(needs_root: None, quietly: tuple[str, ...]) -> None
 
 def test_a_user_without_root(needs_root: None, quietly: tuple[str, ...]) -> None:
     """Who may not become -u gets status 1, as from oidentd."""
-    needs_an_interpreter_for_all()
+    only_if_others_can_read_it()
     done = started(*quietly, "-u", "nobody", **AS_NOBODY)
     assert done.returncode == 1 and "Operation not permitted" in done.stderr
 
@@ -213,6 +217,7 @@ def test_no_listener_option(pair: Pair) -> None:
 @pytest.mark.parametrize("options", [("-I",), ("-IS", "-mf", "-l", "10"), ("-iI",)])
 def test_stdio_with_a_listening_socket(pair: Pair, options: tuple[str, ...]) -> None:
     """-I on a listening socket serves it, as inetd's wait has it."""
+    only_if_others_can_read_it()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         process = subprocess.Popen(
@@ -283,10 +288,10 @@ def test_every_abbreviation(attached: bool) -> None:
             if done.returncode == 0:
                 if name in ("help", "version"):
                     with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()):
-                        identd.parse(argv)
+                        command_line.read(argv)
                 else:
-                    found = vars(identd.parse(argv))
-                    assert found == vars(identd.parse([whole, value] if value else [whole])), argv
+                    found = vars(command_line.read(argv))
+                    assert found == vars(command_line.read([whole, value] if value else [whole])), argv
 
 
 @pytest.mark.parametrize(
@@ -308,11 +313,12 @@ def test_every_abbreviation(attached: bool) -> None:
 )  # fmt: skip
 def test_what_a_command_line_means(argv: tuple[str, ...], meaning: dict[str, Any]) -> None:
     """Operands may stand anywhere, and values as getopt(3) finds them."""
-    assert vars(identd.parse(argv)) == meaning
+    assert vars(command_line.read(argv)) == meaning
 
 
 def test_the_last_one_counts(pair: Pair) -> None:
     """Of a repeated option the last counts, operands count for nothing; only -a adds up."""
+    only_if_others_can_read_it()
     with system_file("") as path:
         port, other = free_port(), free_port()
         options = ("-a", "127.0.0.1", "-a", "127.0.0.2", "-p", str(other), "-p", str(port), "-C", "/nonexistent")

@@ -10,16 +10,19 @@ import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from conftest import connect, skip
-from hosts import Person, forbid_netlink, listen, nameless_uid
-from residents import AS_NOBODY, NOBODY, Resident, connected, needs_an_interpreter_for_all, resident, system_file
-from single_shot import COMMAND, PATIENCE, handler, me
+from helpers.hosts import Person, forbid_netlink, listen, nameless_uid
+from helpers.machine import AS_NOBODY, NOBODY, only_if_others_can_read_it, skip
+from helpers.pairs import PATIENCE, connect, me
+from helpers.residents import Resident, connected, system_file
+from helpers.single_shot import COMMAND, handler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-#: What the system file of these tests says; its lines are counted from 1. {} is alice's login name.
+pytest_plugins = ["helpers.people"]
+
+#: What the system file of these tests says; its lines are counted from 1. {} is carol's login name.
 SYSTEM = """\
 default {
     default { deny spoof }
@@ -65,23 +68,9 @@ def answered(ports: str, *options: str, **popen: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def alice() -> Iterator[Resident]:
-    """A user with a home."""
-    with resident() as user:
-        yield user
-
-
-@pytest.fixture(scope="module")
-def ports(alice: Resident) -> Iterator[str]:
-    """A connection of hers."""
-    with connected(alice.uid) as ports:
-        yield ports
-
-
-@pytest.fixture(scope="module")
-def system(alice: Resident) -> Iterator[Path]:
+def system(carol: Resident) -> Iterator[Path]:
     """A system file that lets her spoof, and nobody else do anything."""
-    with system_file(SYSTEM.replace("{}", alice.name)) as path:
+    with system_file(SYSTEM.replace("{}", carol.name)) as path:
         yield path
 
 
@@ -89,8 +78,8 @@ def system(alice: Resident) -> Iterator[Path]:
 def _an_empty_home(request: pytest.FixtureRequest) -> Iterator[None]:
     """Each test begins with a home that has no file."""
     yield
-    if "alice" in request.fixturenames:
-        user: Resident = request.getfixturevalue("alice")
+    if "carol" in request.fixturenames:
+        user: Resident = request.getfixturevalue("carol")
         user.home.chmod(0o755)
         for path in (user.file, user.other_file):
             if path.is_dir() and not path.is_symlink():
@@ -99,9 +88,9 @@ def _an_empty_home(request: pytest.FixtureRequest) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
-def as_everybody(alice: Resident, ports: str, system: Path) -> Told:
-    """Explain as alice and as root; both must say the same, but for whom it speaks, and what the handler answers."""
-    hers = explained(ports, "-C", str(system), **alice.who)
+def as_everybody(carol: Resident, ports: str, system: Path) -> Told:
+    """Explain as carol and as root; both must say the same, but for whom it speaks, and what the handler answers."""
+    hers = explained(ports, "-C", str(system), **carol.who)
     roots = explained(ports, "-C", str(system))
     assert (hers.status, hers.stderr, roots.status, roots.stderr) == (0, "", 0, "")
     assert roots.lines[0].startswith("as       nobody")
@@ -110,20 +99,20 @@ def as_everybody(alice: Resident, ports: str, system: Path) -> Told:
     return hers
 
 
-def test_a_wish_that_is_granted(alice: Resident, ports: str, system: Path) -> None:
+def test_a_wish_that_is_granted(carol: Resident, ports: str, system: Path) -> None:
     """From the socket to the reply, each step names what it is about: state, uid, inode, file, line, capability."""
-    alice.write('\n\nglobal { reply "bouncer" }\n')
-    told = as_everybody(alice, ports, system)
+    carol.write('\n\nglobal { reply "bouncer" }\n')
+    told = as_everybody(carol, ports, system)
     server, client = ports.split(",")
     ends = rf"127\.0\.0\.1:{server} 127\.0\.0\.1:{client}"
-    assert re.fullmatch(rf"{ends} ESTABLISHED uid {alice.uid} inode [1-9][0-9]* \(sock_diag\)", told.the("socket"))
-    assert told.the("login") == alice.name
+    assert re.fullmatch(rf"{ends} ESTABLISHED uid {carol.uid} inode [1-9][0-9]* \(sock_diag\)", told.the("socket"))
+    assert told.the("login") == carol.name
     assert told.the("system") == str(system)
     rules = told.all("rule")
     assert f"{system}:5" in rules[0] and "own block" in rules[0]
     assert rules[1] == "it allows spoof"
-    assert told.all("file")[-1] == f"read {alice.file}"
-    assert f"{alice.file}:3" in told.all("why")[0] and 'reply "bouncer"' in told.all("why")[0]
+    assert told.all("file")[-1] == f"read {carol.file}"
+    assert f"{carol.file}:3" in told.all("why")[0] and 'reply "bouncer"' in told.all("why")[0]
     assert told.all("why")[1].startswith('granted: "bouncer"')
     assert told.lines[-1] == f"reply    {ports}:USERID:UNIX:bouncer"
     order = [line.split()[0] for line in told.lines]
@@ -136,26 +125,26 @@ def test_a_wish_that_is_granted(alice: Resident, ports: str, system: Path) -> No
     [("hide", "hide"), ("numeric", "numeric"), ("random", "random"), ('forward "127.0.0.1" 1', "forward"),
      ('reply "root"', "spoof_all")],
 )  # fmt: skip
-def test_a_wish_that_is_refused(alice: Resident, ports: str, system: Path, wish: str, capability: str) -> None:
+def test_a_wish_that_is_refused(carol: Resident, ports: str, system: Path, wish: str, capability: str) -> None:
     """The capability that is lacking is named, and what an administrator has to write for it."""
-    alice.write(f"global {{ {wish} }}")
-    told = as_everybody(alice, ports, system)
+    carol.write(f"global {{ {wish} }}")
+    told = as_everybody(carol, ports, system)
     assert any(step.startswith("refused: ") and f"{capability} is not allowed" in step for step in told.all("why"))
     assert told.the("fix") == (
-        f"the administrator can grant it: `allow {capability}` in the block for user {alice.name} in {system}"
+        f"the administrator can grant it: `allow {capability}` in the block for user {carol.name} in {system}"
     )
-    assert told.lines[-1].endswith(f":USERID:UNIX:{alice.name}")
+    assert told.lines[-1].endswith(f":USERID:UNIX:{carol.name}")
 
 
-def test_the_fix_grants_it(alice: Resident, ports: str) -> None:
+def test_the_fix_grants_it(carol: Resident, ports: str) -> None:
     """What is to be written, where the user has no block yet, works when it is written as it stands."""
-    alice.write("global { hide }")
+    carol.write("global { hide }")
     with system_file("default { default { allow numeric } }") as path:
-        fix = as_everybody(alice, ports, path).the("fix")
+        fix = as_everybody(carol, ports, path).the("fix")
         block = re.search(r"`(.*)`", fix)
         assert block is not None
         path.write_text(path.read_text() + block[1])
-        told = as_everybody(alice, ports, path)
+        told = as_everybody(carol, ports, path)
     assert told.lines[-1] == f"reply    {ports}:ERROR:HIDDEN-USER"
 
 
@@ -169,163 +158,163 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize(("text", "expected"), UNUSABLE.values(), ids=UNUSABLE.keys())
-def test_a_file_that_says_nothing(alice: Resident, ports: str, system: Path, text: str, expected: str) -> None:
+def test_a_file_that_says_nothing(carol: Resident, ports: str, system: Path, text: str, expected: str) -> None:
     """A broken file is named with line and column, one that is too large with the limit; the login name is told."""
-    alice.write(text)
-    told = as_everybody(alice, ports, system)
-    assert any(line.startswith(f"{alice.file}{expected}") for line in told.all("file")), told.lines
-    assert f"read {alice.file}" not in told.all("file")
-    assert told.lines[-1].endswith(f":USERID:UNIX:{alice.name}")
+    carol.write(text)
+    told = as_everybody(carol, ports, system)
+    assert any(line.startswith(f"{carol.file}{expected}") for line in told.all("file")), told.lines
+    assert f"read {carol.file}" not in told.all("file")
+    assert told.lines[-1].endswith(f":USERID:UNIX:{carol.name}")
 
 
-def _of_root(alice: Resident) -> str:
-    os.chown(alice.write("global { hide }"), 0, 0)
-    return f"belongs to uid 0, not to the owner of the connection ({alice.uid})"
+def _of_root(carol: Resident) -> str:
+    os.chown(carol.write("global { hide }"), 0, 0)
+    return f"belongs to uid 0, not to the owner of the connection ({carol.uid})"
 
 
-def _fifo(alice: Resident) -> str:
-    os.mkfifo(alice.file)
-    os.chown(alice.file, alice.uid, alice.gid)
+def _fifo(carol: Resident) -> str:
+    os.mkfifo(carol.file)
+    os.chown(carol.file, carol.uid, carol.gid)
     return "not a regular file"
 
 
-def _directory(alice: Resident) -> str:
-    alice.file.mkdir()
+def _directory(carol: Resident) -> str:
+    carol.file.mkdir()
     return "not a regular file"
 
 
-def _device(alice: Resident) -> str:
-    alice.file.symlink_to("/dev/null")
+def _device(carol: Resident) -> str:
+    carol.file.symlink_to("/dev/null")
     return "not a regular file"
 
 
-def _foreign_link(alice: Resident) -> str:
-    alice.file.symlink_to("/etc/passwd")
+def _foreign_link(carol: Resident) -> str:
+    carol.file.symlink_to("/etc/passwd")
     return "belongs to uid 0"
 
 
-def _dangling(alice: Resident) -> str:
-    alice.file.symlink_to("/nonexistent")
+def _dangling(carol: Resident) -> str:
+    carol.file.symlink_to("/nonexistent")
     return "No such file or directory"
 
 
-def _loop(alice: Resident) -> str:
-    alice.file.symlink_to(alice.file)
+def _loop(carol: Resident) -> str:
+    carol.file.symlink_to(carol.file)
     return "Too many levels of symbolic links"
 
 
 @pytest.mark.parametrize("prepare", [_of_root, _fifo, _directory, _device, _foreign_link, _dangling, _loop])
-def test_a_file_that_is_passed_over(alice: Resident, ports: str, system: Path, prepare: Any) -> None:
+def test_a_file_that_is_passed_over(carol: Resident, ports: str, system: Path, prepare: Any) -> None:
     """Of a file that is no file of hers, it says why it is none."""
-    reason = prepare(alice)
-    told = as_everybody(alice, ports, system)
-    assert any(line.startswith(f"{alice.file}: {reason}") for line in told.all("file")), told.lines
+    reason = prepare(carol)
+    told = as_everybody(carol, ports, system)
+    assert any(line.startswith(f"{carol.file}: {reason}") for line in told.all("file")), told.lines
     assert "chmod" not in "".join(told.lines)
-    assert told.lines[-1].endswith(f":USERID:UNIX:{alice.name}")
+    assert told.lines[-1].endswith(f":USERID:UNIX:{carol.name}")
 
 
-def test_no_file(alice: Resident, ports: str, system: Path) -> None:
+def test_no_file(carol: Resident, ports: str, system: Path) -> None:
     """Both places where a file would be looked for are named."""
-    missing = [f"{path}: No such file or directory" for path in (alice.other_file, alice.file)]
-    assert as_everybody(alice, ports, system).all("file") == [*missing, "the owner has no file that counts"]
+    missing = [f"{path}: No such file or directory" for path in (carol.other_file, carol.file)]
+    assert as_everybody(carol, ports, system).all("file") == [*missing, "the owner has no file that counts"]
 
 
-def test_the_first_of_two_files(alice: Resident, ports: str, system: Path) -> None:
+def test_the_first_of_two_files(carol: Resident, ports: str, system: Path) -> None:
     """The file in .config counts, and the other one is not spoken of."""
-    alice.write('global { reply "one" }', alice.other_file)
-    alice.write('global { reply "two" }')
-    told = as_everybody(alice, ports, system)
-    assert told.all("file") == [f"read {alice.other_file}"]
+    carol.write('global { reply "one" }', carol.other_file)
+    carol.write('global { reply "two" }')
+    told = as_everybody(carol, ports, system)
+    assert told.all("file") == [f"read {carol.other_file}"]
     assert told.lines[-1].endswith(":one")
 
 
-def test_a_file_that_only_its_owner_may_read(alice: Resident, ports: str, system: Path) -> None:
+def test_a_file_that_only_its_owner_may_read(carol: Resident, ports: str, system: Path) -> None:
     """She is told that nobody can't read what she can, how to change that, and what an identd of root's answers."""
-    alice.write('global { reply "bouncer" }').chmod(0o600)
-    told = explained(ports, "-C", str(system), **alice.who)
-    assert any(f"(chmod o+r {alice.file})" in line and "nobody" in line for line in told.all("file"))
+    carol.write('global { reply "bouncer" }').chmod(0o600)
+    told = explained(ports, "-C", str(system), **carol.who)
+    assert any(f"(chmod o+r {carol.file})" in line and "nobody" in line for line in told.all("file"))
     assert told.lines[-1] == "reply    " + answered(ports, "-C", str(system), **AS_NOBODY)
-    assert told.lines[-1].endswith(f":{alice.name}")
-    assert told.the("else").endswith(f"reads {alice.file}, and replies " + answered(ports, "-C", str(system)))
+    assert told.lines[-1].endswith(f":{carol.name}")
+    assert told.the("else").endswith(f"reads {carol.file}, and replies " + answered(ports, "-C", str(system)))
     assert told.the("else").endswith(":bouncer")
-    alice.file.chmod(0o604)
-    assert as_everybody(alice, ports, system).lines[-1].endswith(":bouncer")
+    carol.file.chmod(0o604)
+    assert as_everybody(carol, ports, system).lines[-1].endswith(":bouncer")
 
 
-def test_a_home_that_is_closed(alice: Resident, ports: str, system: Path) -> None:
+def test_a_home_that_is_closed(carol: Resident, ports: str, system: Path) -> None:
     """The directory that keeps others out is named, to root as well, who is told what nobody would see."""
-    alice.write('global { reply "bouncer" }')
-    alice.home.chmod(0o700)
-    hers, roots = explained(ports, "-C", str(system), **alice.who), explained(ports, "-C", str(system))
+    carol.write('global { reply "bouncer" }')
+    carol.home.chmod(0o700)
+    hers, roots = explained(ports, "-C", str(system), **carol.who), explained(ports, "-C", str(system))
     for told in (hers, roots):
-        assert any(f"(chmod o+x {alice.home})" in line for line in told.all("file")), told.lines
-        assert told.lines[-1] == f"reply    {ports}:USERID:UNIX:{alice.name}"
+        assert any(f"(chmod o+x {carol.home})" in line for line in told.all("file")), told.lines
+        assert told.lines[-1] == f"reply    {ports}:USERID:UNIX:{carol.name}"
     assert hers.the("else").endswith(":bouncer")
-    alice.home.chmod(0o701)
-    assert as_everybody(alice, ports, system).lines[-1].endswith(":bouncer")
+    carol.home.chmod(0o701)
+    assert as_everybody(carol, ports, system).lines[-1].endswith(":bouncer")
 
 
-def test_the_file_that_the_server_would_read_instead(alice: Resident, ports: str, system: Path) -> None:
+def test_the_file_that_the_server_would_read_instead(carol: Resident, ports: str, system: Path) -> None:
     """Where nobody can't read the first file, the reply is that of the second."""
-    alice.write('global { reply "one" }', alice.other_file).chmod(0o600)
-    alice.write('global { reply "two" }')
-    told = explained(ports, "-C", str(system), **alice.who)
+    carol.write('global { reply "one" }', carol.other_file).chmod(0o600)
+    carol.write('global { reply "two" }')
+    told = explained(ports, "-C", str(system), **carol.who)
     assert told.lines[-1] == "reply    " + answered(ports, "-C", str(system), **AS_NOBODY)
     assert told.lines[-1].endswith(":two")
 
 
-def test_another_users_connection(alice: Resident, ports: str, system: Path) -> None:
+def test_another_users_connection(carol: Resident, ports: str, system: Path) -> None:
     """Anyone may ask about any connection, and is told the same."""
-    alice.write('global { reply "bouncer" }')
+    carol.write('global { reply "bouncer" }')
     told = explained(ports, "-C", str(system), **AS_NOBODY)
-    assert told.lines == as_everybody(alice, ports, system).lines
+    assert told.lines == as_everybody(carol, ports, system).lines
 
 
-def test_a_force(alice: Resident, ports: str) -> None:
+def test_a_force(carol: Resident, ports: str) -> None:
     """A rule that is forced is named with its line, and that no file is read."""
-    alice.write("global {{{")
+    carol.write("global {{{")
     with system_file("default {\n default {\n  force hide\n }\n}") as path:
-        told = as_everybody(alice, ports, path)
+        told = as_everybody(carol, ports, path)
     assert "it forces hide (line 3)" in told.all("rule")
-    assert told.the("file") == "not read: what is forced counts"
+    assert told.the("file") == "not read: the system file decides alone"
     assert told.lines[-1] == f"reply    {ports}:ERROR:HIDDEN-USER"
 
 
-def test_nothing_is_allowed(alice: Resident, ports: str) -> None:
+def test_nothing_is_allowed(carol: Resident, ports: str) -> None:
     """Her file is read, for her own name needs no permission; what she lacks for another is said, and how to get it."""
-    alice.write('global { reply "bouncer" }')
+    carol.write('global { reply "bouncer" }')
     with system_file("") as path:
-        told = as_everybody(alice, ports, path)
+        told = as_everybody(carol, ports, path)
     assert "has no default block, so nothing is allowed" in told.all("rule")[0]
     assert "refused: spoof is not allowed" in told.all("why")
-    assert f'`user "{alice.name}" {{ default {{ allow spoof }} }}` in {path}' in told.the("fix")
+    assert f'`user "{carol.name}" {{ default {{ allow spoof }} }}` in {path}' in told.the("fix")
 
 
-def test_a_broken_system_file(alice: Resident, ports: str) -> None:
+def test_a_broken_system_file(carol: Resident, ports: str) -> None:
     """Its file, line, column and what was expected stand there, and the answer is UNKNOWN-ERROR."""
     with system_file("default {\n default {\n  alow spoof } }") as path:
-        told = as_everybody(alice, ports, path)
+        told = as_everybody(carol, ports, path)
         assert told.the("system").startswith(f"{path}:3:3: allow, deny or force expected, not alow")
     assert told.lines[-1] == f"reply    {ports}:ERROR:UNKNOWN-ERROR"
 
 
-def test_a_system_file_that_nobody_may_read(alice: Resident, ports: str) -> None:
+def test_a_system_file_that_nobody_may_read(carol: Resident, ports: str) -> None:
     """Root is told what the processes say that he starts, and that others could not read the file."""
     with system_file('default { default { force reply "foo" } }') as path:
         path.chmod(0o600)
         told = explained(ports, "-C", str(path))
         assert told.lines[-1] == f"reply    {ports}:USERID:UNIX:foo" == "reply    " + answered(ports, "-C", str(path))
         assert str(path) in told.the("but") and "UNKNOWN-ERROR" in told.the("but")
-        hers = explained(ports, "-C", str(path), **alice.who)
+        hers = explained(ports, "-C", str(path), **carol.who)
         assert hers.the("system") == f"{path}: Permission denied"
 
 
-def test_all_that_is_lacking(alice: Resident) -> None:
+def test_all_that_is_lacking(carol: Resident) -> None:
     """What has to be granted for a wish is said at once, and granting just that is enough."""
-    alice.write('global { reply "root" }')
+    carol.write('global { reply "root" }')
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(privileged_listener())
-        person = stack.enter_context(Person(alice.uid))
+        person = stack.enter_context(Person(carol.uid))
         ours, far = person.dial(listener.getsockname())
         ports = f"{ours[1]},{far[1]}"
         path = stack.enter_context(system_file("default { default { deny hide } }"))
@@ -351,14 +340,14 @@ def privileged_listener() -> Iterator[socket.socket]:
     skip("needs a port below 1024")
 
 
-def test_a_system_file_that_is_missing(alice: Resident, ports: str) -> None:
+def test_a_system_file_that_is_missing(carol: Resident, ports: str) -> None:
     """A file that was named and is not there is an error, not permission."""
     told = explained(ports, "-C", "/nonexistent/oidentd.conf")
     assert told.the("system") == "/nonexistent/oidentd.conf: no such file"
     assert told.lines[-1] == f"reply    {ports}:ERROR:UNKNOWN-ERROR"
 
 
-def test_an_owner_without_a_name(alice: Resident, system: Path) -> None:
+def test_an_owner_without_a_name(carol: Resident, system: Path) -> None:
     """The number is told, and why."""
     uid = nameless_uid()
     with connected(uid) as ports:
@@ -383,9 +372,9 @@ def test_turned_around(ports: str) -> None:
     assert told.lines[-1] == f"reply    {client},{server}:ERROR:NO-USER"
 
 
-def test_ports_of_two_connections(alice: Resident) -> None:
+def test_ports_of_two_connections(carol: Resident) -> None:
     """Ports that belong to two users are not decided by chance: addresses are asked for, and decide."""
-    with listen("127.0.0.1") as one, Person(alice.uid) as hers, Person(NOBODY) as his:
+    with listen("127.0.0.1") as one, Person(carol.uid) as hers, Person(NOBODY) as his:
         ends = hers.dial(one.getsockname())
         his_ends = his.tell(
             "far = socket.socket(); far.bind(('127.0.0.2', port)); far.listen();"
@@ -395,18 +384,18 @@ def test_ports_of_two_connections(alice: Resident) -> None:
         assert his_ends[0][1] == ends[0][1]
         ports = f"{ends[0][1]},{ends[1][1]}"
         told = explained(ports)
-        assert str(alice.uid) in told.the("socket") and str(NOBODY) in told.the("socket")
+        assert str(carol.uid) in told.the("socket") and str(NOBODY) in told.the("socket")
         assert "--server-address" in told.the("fix")
         assert told.lines[-1] == f"reply    {ports}:ERROR:UNKNOWN-ERROR"
         by_address = explained(ports, "--server-address", "127.0.0.1", "--client-address", "127.0.0.1")
-        assert by_address.lines[-1] == f"reply    {ports}:USERID:UNIX:{alice.name}"
+        assert by_address.lines[-1] == f"reply    {ports}:USERID:UNIX:{carol.name}"
         assert explained(ports, "--server-address", "127.0.0.3").lines[-1].endswith(":USERID:UNIX:nobody")
 
 
-def test_addresses_of_filters(alice: Resident, ports: str) -> None:
+def test_addresses_of_filters(carol: Resident, ports: str) -> None:
     """A block about an address matches the connection that the ports found."""
-    with system_file(f'user {alice.name} {{ to 127.0.0.0/8 from 127.0.0.1 {{ force reply "local" }} }}') as path:
-        assert as_everybody(alice, ports, path).lines[-1].endswith(":local")
+    with system_file(f'user {carol.name} {{ to 127.0.0.0/8 from 127.0.0.1 {{ force reply "local" }} }}') as path:
+        assert as_everybody(carol, ports, path).lines[-1].endswith(":local")
 
 
 @pytest.mark.parametrize("bad", ["12", "1,2,3", "0,5", "5,65536", "a,b", "1;2", ",", "1 2"])
@@ -417,11 +406,11 @@ def test_bad_ports(bad: str) -> None:
     assert told.stderr.count("\n") == 1 and "PORT-ON-SERVER,PORT-ON-CLIENT" in told.stderr
 
 
-def test_all_connections(alice: Resident, system: Path) -> None:
+def test_all_connections(carol: Resident, system: Path) -> None:
     """Without ports: each connection of the caller's, one line: here, there, reply; and nobody else's."""
-    alice.write('global { reply "bouncer" }')
-    with connected(alice.uid) as one, connected(alice.uid) as two, connected(NOBODY) as his:
-        told = explained("-C", str(system), **alice.who)
+    carol.write('global { reply "bouncer" }')
+    with connected(carol.uid) as one, connected(carol.uid) as two, connected(NOBODY) as his:
+        told = explained("-C", str(system), **carol.who)
         assert (told.stderr, told.status) == ("", 0)
         for ports in (one, two):
             server, client = ports.split(",")
@@ -434,7 +423,7 @@ def test_no_connection_at_all() -> None:
     """Whoever has no connection is told so."""
     if os.geteuid() != 0:
         skip("needs root")
-    needs_an_interpreter_for_all()
+    only_if_others_can_read_it()
     uid = nameless_uid()
     told = explained(user=uid, group=uid, extra_groups=[], cwd="/")
     assert told == ([f"uid {uid} has no TCP connection"], "", 0)
@@ -442,7 +431,7 @@ def test_no_connection_at_all() -> None:
 
 def test_both_families(system: Path) -> None:
     """Of IPv6 connections, brackets tell the port from the address."""
-    with connect("::1", socket.AF_INET6) as pair:
+    with connect("::1") as pair:
         told = explained("-C", str(system))
         query = pair.query.decode()
         line = f"[::1]:{pair.client.getsockname()[1]} [::1]:{pair.server.getsockname()[1]} {query}:USERID:UNIX:{me()}"
@@ -460,7 +449,7 @@ def test_without_netlink(system: Path) -> None:
         assert one.lines[-1].startswith(f"reply    {pair.query.decode()}:")
 
 
-def test_the_options_of_a_reply(alice: Resident, ports: str, system: Path) -> None:
+def test_the_options_of_a_reply(carol: Resident, ports: str, system: Path) -> None:
     """What changes the real reply changes the one that is shown."""
     for options in (["-oWIN32", "-c", "UTF-8"], ["-R", "guest"]):
         told = explained(ports, "-C", str(system), *options)
@@ -469,9 +458,9 @@ def test_the_options_of_a_reply(alice: Resident, ports: str, system: Path) -> No
     assert explained("1,1", "-e").lines[-1] == "reply    1,1:ERROR:UNKNOWN-ERROR"
 
 
-def test_nothing_in_a_file_reaches_the_terminal(alice: Resident, ports: str, system: Path) -> None:
+def test_nothing_in_a_file_reaches_the_terminal(carol: Resident, ports: str, system: Path) -> None:
     """Control characters of a user's file are shown as escapes."""
-    alice.write('global { reply "\\033[31mred\\377" }')
-    told = explained(ports, "-C", str(system), **alice.who)
+    carol.write('global { reply "\\033[31mred\\377" }')
+    told = explained(ports, "-C", str(system), **carol.who)
     assert "\x1b" not in "".join(told.lines)
     assert told.lines[-1].endswith(":\\x1b[31mred\\xff")

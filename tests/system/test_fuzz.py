@@ -11,12 +11,12 @@ import re
 import socket
 from typing import Any, NamedTuple
 
+from helpers.single_shot import handler
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from single_shot import handler
 
-import identd
 from identd import HiddenUser, IdentError, IdentServer, InvalidPort, NoUser
+from identserver.protocol import Failure
 
 REPLY = re.compile(
     rb"[!-+\--9;-~]{1,20},[!-+\--9;-~]{1,20}:"
@@ -153,7 +153,7 @@ class Server(IdentServer):
         while self.waiting:
             later, result = self.waiting.pop(0)
             if isinstance(result, type):
-                later.errback(identd.Failure(result()))
+                later.errback(Failure(result()))
             else:
                 later.callback(result)
 

@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from conftest import Pair, connect
-from hosts import until
-from single_shot import COMMAND, PATIENCE, ending, me
-from test_inetd import Driver, driving, installed  # noqa: F401 - a fixture
-from warm import Warm, everything, needs_nobody_to_import, until_it_serves
+from helpers.hosts import until
+from helpers.machine import only_if_others_can_read_it
+from helpers.pairs import PATIENCE, Pair, connect, everything, named
+from helpers.single_shot import COMMAND, ending
+from helpers.superservers import Driver, driving
+from helpers.warm import Warm, until_it_serves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytest_plugins = ["helpers.superservers"]
 
 IDLE = 0.3
 EXITS, QUERIES = 10, 1000
@@ -30,13 +33,8 @@ EXITS, QUERIES = 10, 1000
 _ROUND, _APART = 100, 0.002
 
 
-def named(pair: Pair) -> bytes:
-    """Return the right answer about a connection of ours."""
-    return b"%b:USERID:UNIX:%b\r\n" % (pair.query, me().encode())
-
-
 @pytest.mark.parametrize("name", ["xinetd-wait", "inetd-wait"])
-def test_idle_exits_under_load(name: str, installed: Path, needs_root: None) -> None:  # noqa: F811
+def test_idle_exits_under_load(name: str, installed: Path, needs_root: None) -> None:
     """A thousand queries that come around ten idle exits, the moment of the exit included: none is lost."""
     pids: set[int] = set()
     replies: list[bytes] = []
@@ -85,7 +83,7 @@ def _identds(driver: Driver) -> list[psutil.Process]:
 @contextlib.contextmanager
 def process_on(listener: socket.socket, *options: str) -> Iterator[Warm]:
     """Start identd on a listener that others keep open, as inetd does."""
-    needs_nobody_to_import()
+    only_if_others_can_read_it()
     process: subprocess.Popen[bytes] = subprocess.Popen(
         [*COMMAND, *options], stdin=listener.fileno(), stderr=subprocess.DEVNULL
     )

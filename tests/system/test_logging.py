@@ -11,42 +11,20 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Pair, skip
-from residents import Resident, connected, resident, system_file
-from single_shot import COMMAND, PATIENCE, by_hand, connection, driver, ending, handler, me, private_dev, start
-from warm import log_of, warming
+from helpers.logs import deaf, fill, received, syslog
+from helpers.machine import skip
+from helpers.pairs import PATIENCE, Pair, connect, everything, me, named
+from helpers.residents import Resident, system_file
+from helpers.single_shot import COMMAND, by_hand, driver, ending, handler, private_dev, start
+from helpers.warm import log_of, warming
 
-import identd
-from lookup.wishes import MAX_SIZE
+from lookup.config.user_file import MAX_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-
-@contextlib.contextmanager
-def syslog(path: Path) -> Iterator[socket.socket]:
-    """A syslog daemon's end of /dev/log."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
-        daemon.bind(str(path))
-        path.chmod(0o666)
-        daemon.settimeout(PATIENCE)
-        yield daemon
-
-
-def received(daemon: socket.socket) -> list[bytes]:
-    """Return the datagrams that have arrived."""
-    datagrams = []
-    daemon.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            datagrams.append(daemon.recv(65536))
-    return datagrams
-
-
-def named(pair: Pair) -> bytes:
-    """Return the right answer about a connection."""
-    return b"%b:USERID:UNIX:%b\r\n" % (pair.query, me().encode())
+pytest_plugins = ["helpers.people"]
 
 
 def test_one_line_per_query_to_syslog(pair: Pair, tmp_path: Path) -> None:
@@ -241,16 +219,11 @@ def under_inetd(
     *options: str, command: Sequence[str] = COMMAND
 ) -> Iterator[tuple[socket.socket, subprocess.Popen[bytes]]]:
     """Start identd with the connection on descriptors 0, 1 and 2."""
-    with connection() as (client, accepted):
+    with connect() as (client, accepted, _):
         process = start([*command, *options], accepted, stderr=accepted)
         accepted.close()
         with ending(process):
             yield client, process
-
-
-def all_of(client: socket.socket) -> bytes:
-    """Return what a client gets until the end."""
-    return b"".join(iter(lambda: client.recv(65536), b""))
 
 
 @pytest.mark.parametrize("options", [(), ("-S",), ("-Sd",), ("-d",)])
@@ -258,11 +231,11 @@ def test_nothing_but_the_reply_reaches_the_client(pair: Pair, options: tuple[str
     """Whatever the log options say, the client's connection is no place for a log."""
     with under_inetd(*options) as (client, process):
         client.sendall(pair.query + b"\r\n")
-        assert all_of(client) == named(pair)
+        assert everything(client) == named(pair)
         assert process.wait(PATIENCE) == 0
     with under_inetd(*options) as (client, process):
         client.sendall(b"hello\r\n")
-        assert all_of(client) == b""
+        assert everything(client) == b""
         assert process.wait(PATIENCE) == 0
 
 
@@ -272,7 +245,7 @@ def test_a_bad_option_is_not_told_to_the_client(option: str, tmp_path: Path) -> 
     with syslog(tmp_path / "log") as daemon:
         words = private_dev(tmp_path, tmp_path / "log")
         with under_inetd(option, command=[*words, *COMMAND]) as (client, process):
-            assert all_of(client) == b""
+            assert everything(client) == b""
             assert process.wait(PATIENCE) == 2
         (line,) = received(daemon)
     assert line.startswith(b"<27>identd[")
@@ -282,14 +255,14 @@ def test_a_bad_option_is_not_told_to_the_client(option: str, tmp_path: Path) -> 
 BUGS = {
     "in the lookup": "import pwd\ndef getpwuid(uid): raise RuntimeError\npwd.getpwuid = getpwuid",
     "in the process": """
-import identd
+from identserver.answer import AnsweringServer
 def lineReceived(self, line): raise RuntimeError
-identd.Identd.lineReceived = lineReceived""",
-    "in the log": "import identd\ndef write(*_): raise RuntimeError\nidentd.Log.write = write",
+AnsweringServer.lineReceived = lineReceived""",
+    "in the log": "from identserver.log import Log\ndef write(*_): raise RuntimeError\nLog.write = write",
     "an interrupt": """
-import identd
+from identserver.answer import AnsweringServer
 def lineReceived(self, line): raise KeyboardInterrupt
-identd.Identd.lineReceived = lineReceived""",
+AnsweringServer.lineReceived = lineReceived""",
 }
 
 
@@ -299,7 +272,7 @@ def test_a_crash_is_not_told_to_the_client(pair: Pair, tmp_path: Path, bug: str,
     """No traceback on the socket, wherever the bug is."""
     with under_inetd(*options, command=driver(tmp_path, bug)) as (client, process):
         client.sendall(pair.query + b"\r\n")
-        told = all_of(client)
+        told = everything(client)
         process.wait(PATIENCE)
     assert told in (b"", named(pair), pair.query + b":ERROR:UNKNOWN-ERROR\r\n")
 
@@ -360,20 +333,6 @@ def test_nosyslog_sends_no_datagram(pair: Pair, tmp_path: Path) -> None:
 # What the configuration has to do with it.
 
 
-@pytest.fixture(scope="module")
-def alice() -> Iterator[Resident]:
-    """A user with a home."""
-    with resident() as user:
-        yield user
-
-
-@pytest.fixture(scope="module")
-def ports(alice: Resident) -> Iterator[str]:
-    """A connection of hers."""
-    with connected(alice.uid) as ports:
-        yield ports
-
-
 def logged(form: str, ports: str, system: str, *options: str) -> tuple[str, list[str]]:
     """Return the reply to a query, without the ports, and what was logged about it, by one of the drivers."""
     query = ports.encode() + b"\r\n"
@@ -410,15 +369,15 @@ FORMS = pytest.mark.parametrize("form", ["single", "warm"])
     ],
 )  # fmt: skip
 def test_owner_answer_and_rule(
-    form: str, alice: Resident, ports: str, system: str, wish: str, told: str, rule: str
+    form: str, carol: Resident, ports: str, system: str, wish: str, told: str, rule: str
 ) -> None:
     """One line names the real owner, what was told in his place, and the blocks that decided, file and line."""
-    alice.write(wish)
+    carol.write(wish)
     reply, lines = logged(form, ports, system)
-    told, rule = told.replace("NAME", alice.name), rule.replace("FILE", str(alice.file))
+    told, rule = told.replace("NAME", carol.name), rule.replace("FILE", str(carol.file))
     assert re.fullmatch(told, reply)
     (line,) = lines
-    assert f"{ports}:{reply} ({alice.name}, uid {alice.uid}" in line
+    assert f"{ports}:{reply} ({carol.name}, uid {carol.uid}" in line
     assert line.endswith(f", rule {rule})")
 
 
@@ -426,16 +385,16 @@ def test_owner_answer_and_rule(
 @pytest.mark.parametrize("options", [(), ("-q",)], ids=["", "quiet"])
 @pytest.mark.parametrize("what", ["broken", "another's", "huge", "a FIFO"])
 def test_a_users_file_that_cannot_be_used(
-    form: str, alice: Resident, ports: str, what: str, options: tuple[str, ...]
+    form: str, carol: Resident, ports: str, what: str, options: tuple[str, ...]
 ) -> None:
     """One line says which file it is and why, with line and column where it is read, however quiet the log is."""
-    path = alice.write("global {\n hidde }" if what == "broken" else "global { hide }")
+    path = carol.write("global {\n hidde }" if what == "broken" else "global { hide }")
     reason = ":2:2: hide, random, random_numeric, numeric, reply or forward expected, not hidde"
     if what == "another's":
         os.chown(path, 0, 0)
-        reason = f": belongs to uid 0, not to the owner of the connection ({alice.uid})"
+        reason = f": belongs to uid 0, not to the owner of the connection ({carol.uid})"
     elif what == "huge":
-        alice.write("#" * (MAX_SIZE + 1))
+        carol.write("#" * (MAX_SIZE + 1))
         reason = f": larger than {MAX_SIZE} octets"
     elif what == "a FIFO":
         path.unlink()
@@ -445,19 +404,19 @@ def test_a_users_file_that_cannot_be_used(
         reply, lines = logged(form, ports, "default { default { allow hide } }", *options)
     finally:
         path.unlink()
-    assert reply == f"USERID:UNIX:{alice.name}"
+    assert reply == f"USERID:UNIX:{carol.name}"
     assert [line for line in lines if "was told" not in line] == [f"identd: {path}{reason}"]
     assert len(lines) == (1 if options else 2)
 
 
 @FORMS
-def test_whoever_poses_as_another(form: str, alice: Resident, ports: str) -> None:
+def test_whoever_poses_as_another(form: str, carol: Resident, ports: str) -> None:
     """A wish for another user's name, which is refused, is worth a line with both names."""
-    alice.write('global { reply "root" }')
+    carol.write('global { reply "root" }')
     reply, lines = logged(form, ports, "default { default { allow spoof } }")
-    assert reply == f"USERID:UNIX:{alice.name}"
-    assert f"identd: {alice.name}, uid {alice.uid} tried to pass for 'root'" in lines
-    alice.write('global { reply "nobody-at-all" }')
+    assert reply == f"USERID:UNIX:{carol.name}"
+    assert f"identd: {carol.name}, uid {carol.uid} tried to pass for 'root'" in lines
+    carol.write('global { reply "nobody-at-all" }')
     assert "tried" not in str(logged(form, ports, "default { default { deny spoof } }"))
 
 
@@ -497,37 +456,28 @@ def test_a_full_queue_loses_nothing(form: str, pair: Pair, tmp_path: Path) -> No
     assert not any(b"were lost" in line for line in lines)
 
 
-def test_a_message_that_is_too_long_takes_no_other_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the daemon's socket can't take is left out, and what was logged after it arrives."""
-    monkeypatch.setattr(identd.Log, "_PATH", str(tmp_path / "log"))
-    with syslog(tmp_path / "log") as daemon:
-        log = identd.Log(identd.Options())
-        log._stderr, log._syslog = False, True
-        log.write(log.INFO, "x" * 10_000_000)
-        log.write(log.INFO, "y")
-        (line,) = received(daemon)
-        assert line.endswith(b": y")
-        assert log._socket is not None
-        log._socket.close()
+# A log that nobody reads.
 
 
-def test_what_was_lost_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log of a daemon that is stuck is bounded, and says afterwards how much is missing."""
-    monkeypatch.setattr(identd.Log, "_PATH", str(tmp_path / "log"))
-    monkeypatch.setattr(identd, "MAX_UNSENT", 3)
-    with syslog(tmp_path / "log") as daemon:
-        log = identd.Log(identd.Options())
-        log._stderr, log._syslog = False, True
-        taken = 0
-        while not log._unsent:
-            log.write(log.INFO, "x")
-            taken += 1
-        for _ in range(7):
-            log.write(log.INFO, "x")
-        lines = received(daemon)
-        log.send_again()
-        lines += received(daemon)
-        assert len(lines) == taken - 1 + 3 + 1
-        assert lines[-1].endswith(b"5 messages were lost, for the log took no more")
-        assert log._socket is not None
-        log._socket.close()
+@pytest.mark.parametrize("kind", ["journal", "pipe"])
+def test_a_log_that_nobody_reads(pair: Pair, kind: str) -> None:
+    """A journal that hangs, or a pipe that is full, costs no answer, in neither form."""
+    with deaf(kind) as (fd, variables):
+        environment = {**os.environ, **variables}
+        with warming("-d", "-S", stderr=fd, env=environment) as warm:
+            assert warm.ask(pair.query + b"\r\n") == named(pair)
+            fill(fd)
+            for _ in range(20):
+                assert warm.ask(pair.query + b"\r\n") == named(pair)
+            assert warm.end() == 0
+        with handler("-d", "-S", stderr=fd, env=environment) as served:
+            assert served.ask(pair.query + b"\r\n") == named(pair)
+            assert served.status() == 0
+
+
+def test_a_long_message_reaches_whoever_reads(tmp_path: Path, pair: Pair) -> None:
+    """What is longer than a pipe takes at once arrives whole."""
+    bug = "import pwd\ndef getpwuid(uid): raise RuntimeError('x' * 20000 + 'END')\npwd.getpwuid = getpwuid"
+    with warming("-S", stderr=subprocess.PIPE, command=driver(tmp_path, bug)) as warm:
+        assert warm.ask(pair.query + b"\r\n") == pair.query + b":ERROR:UNKNOWN-ERROR\r\n"
+        assert "x" * 20000 + "END" in log_of(warm)

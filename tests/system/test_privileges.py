@@ -14,11 +14,12 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Pair
-from hosts import login
-from installed import free_port, readable_folder
-from single_shot import COMMAND, PATIENCE, driver, ending, me
-from warm import NOBODY, Warm, needs_nobody_to_import, status, until_it_serves, warming
+from helpers.hosts import login
+from helpers.installed import free_port, readable_folder
+from helpers.machine import NOBODY, only_if_others_can_read_it
+from helpers.pairs import PATIENCE, Pair, me
+from helpers.single_shot import COMMAND, driver, ending
+from helpers.warm import Warm, status, until_it_serves, warming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +33,7 @@ FORMS = ["wait", "foreground"]
 @contextlib.contextmanager
 def serving(form: str, *options: str, command: Sequence[str] = COMMAND) -> Iterator[Warm]:
     """Start a warm identd as root, in either form."""
-    needs_nobody_to_import()
+    only_if_others_can_read_it()
     if form == "wait":
         with warming(*options, command=command) as warm:
             yield warm
@@ -144,7 +145,7 @@ def test_who_can_not_be_become(form: str, options: list[str], word: str) -> None
 @pytest.mark.parametrize("options", [["-u", "nobody"], ["-g", "1"], ["-u", "root"]])
 def test_only_root_can_become_another(options: list[str]) -> None:
     """-u without being root: one line that names the user and the reason, and nobody is served."""
-    needs_nobody_to_import()
+    only_if_others_can_read_it()
     words = ["setpriv", "--reuid=1", "--regid=1", "--clear-groups"]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         said = subprocess.run(

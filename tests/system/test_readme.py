@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from conftest import ROOT
+from helpers.machine import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,11 +34,11 @@ def test_the_handler_example_answers() -> None:
     code += (
         "class Transport:\n"
         "    disconnecting = False\n"
-        "    def getHost(self): return identd.End('192.0.2.1', 113)\n"
-        "    def getPeer(self): return identd.End('192.0.2.2', 5)\n"
+        "    def getHost(self): return Endpoint('192.0.2.1', 113)\n"
+        "    def getPeer(self): return Endpoint('192.0.2.2', 5)\n"
         "    def write(self, data): print(data)\n"
         "    def loseConnection(self): print('closed')\n"
-        "import identd\n"
+        "from identserver.inherited import Endpoint\n"
         "server.makeConnection(Transport())\n"
         "server.dataReceived(b'6193, 23\\r\\n')\n"
     )

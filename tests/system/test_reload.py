@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Pair
-from hosts import until
-from installed import readable_folder
-from single_shot import COMMAND, PATIENCE, driver, ending, me
-from warm import needs_nobody_to_import
+from helpers.hosts import until
+from helpers.installed import readable_folder
+from helpers.machine import only_if_others_can_read_it
+from helpers.pairs import PATIENCE, Pair, me
+from helpers.single_shot import COMMAND, driver, ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,7 +69,7 @@ def folder() -> Iterator[Path]:
 @contextlib.contextmanager
 def warm(folder: Path, text: str, command: Sequence[str] = COMMAND) -> Iterator[Warm]:
     """Start a warm process as ourselves, on a socket of ours."""
-    needs_nobody_to_import()
+    only_if_others_can_read_it()
     config, log = folder / "oidentd.conf", folder / "log"
     config.write_text(text)
     with socket.create_server(("127.0.0.1", 0)) as listener, open(log, "wb") as stderr:
@@ -91,9 +91,9 @@ def test_a_changed_file(folder: Path, pair: Pair) -> None:
 def test_a_change_while_it_starts(folder: Path, pair: Pair, tmp_path: Path) -> None:
     """A file that changes between its first reading and the start of the loop is read again all the same."""
     change = (
-        "import identd\nreal = identd.drop_privileges\n"
+        "from identserver.warm import server\nreal = server.drop_privileges\n"
         f"def drop(*who): open({str(folder / 'oidentd.conf')!r}, 'w').write({forcing('two, longer')!r}); real(*who)\n"
-        "identd.drop_privileges = drop\n"
+        "server.drop_privileges = drop\n"
     )
     with warm(folder, forcing("one"), driver(tmp_path, change)) as server:
         server.comes_to(pair, "two, longer")
@@ -141,27 +141,28 @@ def test_a_broken_file(folder: Path, pair: Pair) -> None:
     with warm(folder, forcing("one")) as server:
         server.comes_to(pair, "one")
         server.config.write_text("default {\n  default { alow spoof } }")
-        server.says(f"{server.config}:2:13: allow, deny or force expected, not alow; what was in force stays so")
+        error = f"{server.config}:2:13: allow, deny or force expected, not alow"
+        server.says(f"{error}; the configuration that was read before stays in force")
         time.sleep(A_WHILE)
-        assert server.logged("stays so") == 1
+        assert server.logged("stays in force") == 1
         assert server.ask(pair) == "USERID:UNIX:one"
         server.process.send_signal(signal.SIGHUP)
-        until(lambda: server.logged("stays so") == 2)
+        until(lambda: server.logged("stays in force") == 2)
         server.config.write_text(forcing("mended"))
         server.comes_to(pair, "mended")
 
 
 @pytest.mark.parametrize("how", ["deleted", "a directory"])
 def test_a_file_that_goes_away(folder: Path, pair: Pair, how: str) -> None:
-    """A file that was named and is gone is an error, not permission: what was in force stays so."""
+    """A file that was named and is gone is an error, not permission: what was in force stays in force."""
     with warm(folder, forcing("one")) as server:
         server.comes_to(pair, "one")
         server.config.unlink()
         if how == "a directory":
             server.config.mkdir()
-        server.says("stays so")
+        server.says("stays in force")
         time.sleep(A_WHILE)
-        assert server.logged("stays so") == 1
+        assert server.logged("stays in force") == 1
         assert server.ask(pair) == "USERID:UNIX:one"
         if how == "a directory":
             server.config.rmdir()
@@ -171,11 +172,10 @@ def test_a_file_that_goes_away(folder: Path, pair: Pair, how: str) -> None:
 
 def test_a_default_file_that_goes_away(folder: Path, pair: Pair) -> None:
     """Without a file at the default place nobody may do anything; one that appears there counts."""
+    only_if_others_can_read_it()
     config, log = folder / "default.conf", folder / "default.log"
     config.write_text(forcing("one"))
-    command = driver(folder, "")
-    script = Path(command[-1])
-    script.write_text(script.read_text().replace("sys.exit(", f"identd.CONFIG = {str(config)!r}\nsys.exit("))
+    command = driver(folder, f"from identserver import options\noptions.CONFIG = {str(config)!r}")
     with socket.create_server(("127.0.0.1", 0)) as listener, open(log, "wb") as stderr:
         port = listener.getsockname()[1]
         process = subprocess.Popen([*command, "-S"], stdin=listener.fileno(), stderr=stderr)
@@ -210,7 +210,7 @@ def test_a_resolver_that_hangs(folder: Path, pair: Pair) -> None:
         server.config.write_text("default { to stuck.invalid { allow hide } }")
         answers = 0
         until_logged = time.monotonic() + PATIENCE
-        while not server.logged("stays so") and time.monotonic() < until_logged:
+        while not server.logged("stays in force") and time.monotonic() < until_logged:
             assert server.ask(pair) == "USERID:UNIX:one"
             answers += 1
             time.sleep(0.05)

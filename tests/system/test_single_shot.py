@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -14,9 +13,10 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import IDENTD, ROOT, Pair, program, run, skip
-from residents import AS_NOBODY, needs_an_interpreter_for_all
-from single_shot import COMMAND, PATIENCE, by_hand, connection, copied, driver, ending, feed, handler, me, start
+from helpers.machine import AS_NOBODY, IDENTD, ROOT, only_if_others_can_read_it, program, run, skip
+from helpers.pairs import PATIENCE, Pair, connect, me, reset
+from helpers.residents import system_file
+from helpers.single_shot import COMMAND, Handler, by_hand, copied, driver, ending, feed, handler, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,12 +27,6 @@ MOST_MEMORY = 16 * 1024
 
 #: A lookup that waits in C, as the name service does when its server is gone.
 STUCK = "import pwd, time\npwd.getpwuid = lambda uid: time.sleep(3600)"
-
-
-def reset(client: socket.socket) -> None:
-    """Close a connection with a reset."""
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.close()
 
 
 def test_one_query_one_reply(pair: Pair) -> None:
@@ -138,17 +132,22 @@ def test_a_silent_client() -> None:
         assert served.status() == 0
 
 
+def send_until_it_ends(served: Handler, octets: bytes) -> None:
+    """Go on sending until the process ends, which must be with status 0."""
+    end = time.monotonic() + PATIENCE
+    while served.process.poll() is None:
+        assert time.monotonic() < end, "still running while the client goes on"
+        with contextlib.suppress(OSError):
+            served.client.send(octets)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            served.process.wait(0.05)
+    assert served.status() == 0
+
+
 def test_an_octet_at_a_time() -> None:
     """The deadline is the whole query's: a client that keeps sending single octets does not move it."""
     with handler("-t", "1") as served:
-        for _ in range(400):  # 40 s
-            with contextlib.suppress(OSError):
-                served.client.send(b" ")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                assert served.process.wait(0.1) == 0
-                break
-        else:
-            pytest.fail("still running while the client goes on")
+        send_until_it_ends(served, b" ")
 
 
 def test_a_query_in_octets(pair: Pair) -> None:
@@ -183,7 +182,7 @@ def test_a_client_that_resets(data: bytes) -> None:
 
 def test_a_client_that_has_reset_before_the_start() -> None:
     """A connection that is dead when the process starts (a port scanner's): exit status 0, no traceback."""
-    with connection() as (client, accepted):
+    with connect() as (client, accepted, _):
         reset(client)
         with ending(start(COMMAND, accepted)) as process:
             assert process.stderr
@@ -217,14 +216,7 @@ def test_a_client_that_never_stops_sending(pair: Pair) -> None:
     """Reading what came beyond the query has an end of its own."""
     with handler() as served:
         served.client.sendall(pair.query + b"\r\n")
-        for _ in range(800):
-            with contextlib.suppress(OSError):
-                served.client.send(b"x" * 1000)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                assert served.process.wait(0.05) == 0
-                break
-        else:
-            pytest.fail("still running while the client goes on")
+        send_until_it_ends(served, b"x" * 1000)
 
 
 def test_pipelined_queries_in_order(pair: Pair) -> None:
@@ -259,7 +251,7 @@ def test_multi_query_has_a_deadline_for_each_query(pair: Pair) -> None:
 def test_multi_query_goes_on_beyond_the_first_deadline(pair: Pair, who: str) -> None:
     """Whoever asks again before his deadline may go on, also where root leaves each answer to a child."""
     if os.geteuid() == 0 and who == "nobody":
-        needs_an_interpreter_for_all()
+        only_if_others_can_read_it()
     popen = AS_NOBODY if who == "nobody" and os.geteuid() == 0 else {}
     with handler("--multi-query", "-t", "2", **popen) as served:
         for _ in range(4):
@@ -271,16 +263,19 @@ def test_multi_query_goes_on_beyond_the_first_deadline(pair: Pair, who: str) -> 
 
 
 STOPPED = """
-import os, signal, lookup
-def told(*_): os.kill(os.getpid(), signal.SIGSTOP)
-lookup.told = told
+import os, signal
+from lookup.config import user_file
+def fetch(*_): os.kill(os.getpid(), signal.SIGSTOP)
+user_file.fetch = fetch
 """
+
+SPOOF = "default { default { allow spoof } }"
 
 
 def test_a_child_that_is_stopped(needs_root: None, pair: Pair, tmp_path: Path) -> None:
-    """An owner who stops the child that answers about him holds up nothing but that answer."""
+    """An owner who stops the child that reads their file holds up nothing but that answer."""
     command = driver(tmp_path, STOPPED)
-    with handler("--multi-query", command=command) as served:
+    with system_file(SPOOF) as path, handler("--multi-query", "-C", str(path), command=command) as served:
         served.client.sendall(pair.query + b"\r\n0,1\r\n")
         served.client.shutdown(socket.SHUT_WR)
         assert served.read() == pair.query + b":ERROR:UNKNOWN-ERROR\r\n0,1:ERROR:INVALID-PORT\r\n"
@@ -290,7 +285,7 @@ def test_a_child_that_is_stopped(needs_root: None, pair: Pair, tmp_path: Path) -
 def test_a_child_that_dies(needs_root: None, pair: Pair, tmp_path: Path) -> None:
     """So it is with an owner who kills the child."""
     command = driver(tmp_path, STOPPED.replace("SIGSTOP", "SIGKILL"))
-    with handler("--multi-query", command=command) as served:
+    with system_file(SPOOF) as path, handler("--multi-query", "-C", str(path), command=command) as served:
         served.client.sendall(pair.query + b"\r\n0,1\r\n")
         served.client.shutdown(socket.SHUT_WR)
         assert served.read() == pair.query + b":ERROR:UNKNOWN-ERROR\r\n0,1:ERROR:INVALID-PORT\r\n"
@@ -315,8 +310,8 @@ def test_multi_query_ends_at_an_invalid_line(pair: Pair) -> None:
 @contextlib.contextmanager
 def owned(host: str, peer: str = "") -> Iterator[bytes]:
     """A connection between two addresses; the query about its client's end."""
-    with connection(host, peer) as (client, _):
-        yield b"%d,%d" % (client.getsockname()[1], client.getpeername()[1])
+    with connect(host, peer) as pair:
+        yield pair.query
 
 
 def test_ipv6() -> None:
@@ -339,10 +334,10 @@ def test_ipv4_on_a_dual_stack_listener(host: str, peer: str) -> None:
 LINK_LOCAL = """
 import sys
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
-from single_shot import connection, handler
-with connection("fe80::7%eth0") as (client, _), handler("-S", host="fe80::7%eth0") as served:
-    query = b"%d,%d" % (client.getsockname()[1], client.getpeername()[1])
-    print(served.ask(query + b"\\r\\n").decode().replace(query.decode(), "PORTS"), end="")
+from helpers.pairs import connect
+from helpers.single_shot import handler
+with connect("fe80::7%eth0") as pair, handler("-S", host="fe80::7%eth0") as served:
+    print(served.ask(pair.query + b"\\r\\n").decode().replace(pair.query.decode(), "PORTS"), end="")
     print(served.log(), served.status())
 """
 

@@ -1,4 +1,4 @@
-"""The oldest and the newest of what is supported: interpreters, pyroute2, psutil."""
+"""Do the unit tests pass under the oldest and the newest of what is supported: interpreters, pyroute2, psutil?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, skip
+from helpers.machine import ROOT, skip
 
 #: pyroute2 of Debian 12, and the first psutil whose wheels fit every Python 3.
 OLDEST = ("pyroute2==0.7.2", "psutil==5.9.4")
@@ -16,8 +16,9 @@ NEWEST = ("pyroute2", "psutil")
 
 #: Needs neither root nor other programs, and runs in seconds.
 UNIT_TESTS = [
-    "test_protocol.py", "test_connection.py", "test_errors.py", "test_users.py", "test_words.py", "test_grammar.py",
-    "test_policy.py", "test_codec.py", "test_sock_diag.py", "test_processes.py", "test_workers.py",
+    "test_protocol.py", "test_connection.py", "test_errors.py", "test_users_names.py", "test_users_database.py",
+    "test_words.py", "test_grammar.py", "test_policy.py", "test_codec.py", "test_sock_diag.py", "test_devices.py",
+    "test_dumps.py", "test_processes.py", "test_workers.py",
 ]  # fmt: skip
 
 

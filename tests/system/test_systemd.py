@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from conftest import ROOT, program, run, skip
-from installed import FROM_DISTRIBUTION, PYTHON, copy_sources, readable_folder, replaced
-from single_shot import PATIENCE
+from helpers.installed import FROM_DISTRIBUTION, PYTHON, copy_sources, readable_folder, replaced
+from helpers.machine import ROOT, program, run, skip
+from helpers.pairs import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

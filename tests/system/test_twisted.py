@@ -9,8 +9,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import ROOT
-from single_shot import PATIENCE, ending
+from helpers.machine import ROOT
+from helpers.pairs import PATIENCE
+from helpers.single_shot import ending
 
 from identd import HiddenUser, IdentError, IdentServer, InvalidPort, NoUser
 

@@ -6,16 +6,17 @@ users and a real connection: see `oidentd`. (The decision alone: see `test_polic
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import program, skip
-from oidentd import OIDENTD, SYSTEM, UIDS, VECTORS, World, octets
+from helpers.machine import program
+from helpers.oidentd import OIDENTD, SYSTEM, UIDS, VECTORS, World, octets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytest_plugins = ["helpers.people"]
 
 #: Here oidentd compares uninitialised memory, so that both of the table's answers may come.
 BY_CHANCE = 206
@@ -36,16 +37,6 @@ MORE: list[dict[str, Any]] = [
 
 #: How a complaint about the system file names it: with line and column, unless there is no file.
 PLACE = r"{}:(\d+:\d+: \S.*| no such file)"
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    """A world with alice, bob and nobody else."""
-    if os.geteuid() != 0:
-        skip("needs root")
-    program("ip")
-    with World() as world:
-        yield world
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,72 @@
+"""Have many login names, asked about at once, the uids that they have one by one?"""
+
+from __future__ import annotations
+
+import pwd
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lookup.users import database, names
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("unknown", [[], [b"identd-nobody", b"", b"\0", b"\xff\xfe", b"a:b", b"-root", b"root:x"]])
+def test_uids_agree_with_the_name_service(unknown: list[bytes]) -> None:
+    """Names looked up at once have the uids that they have one by one."""
+    listed = [entry.pw_name.encode() for entry in pwd.getpwall()]
+    found = database.uids(listed + unknown)
+    assert found == {name: names.uid_of(name) for name in listed + unknown}
+    assert all(found[name] is None for name in unknown)
+    assert found[b"root"] == 0
+
+
+@pytest.mark.parametrize(
+    ("nsswitch", "reads"),
+    [
+        ("passwd: files systemd\n", True),
+        ("# x\n passwd:\tcompat # files\n", True),
+        ("group: sss\n", True),
+        (None, True),
+        ("passwd: sss files\n", False),
+        ("passwd: files [SUCCESS=continue] sss\n", False),
+        ("passwd:\n", False),
+    ],
+)
+def test_where_uids_are_read_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nsswitch: str | None, reads: bool
+) -> None:
+    """The file is read only where the name service would ask it first; the first of two entries counts there."""
+    (tmp_path / "passwd").write_text(
+        "identd-a:x:4001:1::/:/bin/sh\nidentd-a:x:4002:1::/:/bin/sh\n#identd-b:x:4003:1::/:\nidentd-c:x:4004\n"
+        "identd-d:x:99999999999:1::/:\nidentd-e:x:y:1::/:\n"
+    )
+    if nsswitch is not None:
+        (tmp_path / "nsswitch.conf").write_text(nsswitch)
+    monkeypatch.setattr(database, "PASSWD", str(tmp_path / "passwd"))
+    monkeypatch.setattr(database, "_NSSWITCH", str(tmp_path / "nsswitch.conf"))
+    wanted = [b"identd-%c" % letter for letter in b"abcde"]
+    assert database.uids(wanted) == {**dict.fromkeys(wanted), b"identd-a": 4001 if reads else None}
+
+
+@pytest.mark.parametrize(("services", "asked"), [("files systemd", []), ("files ldap", [b"4001"])])
+def test_thousands_of_uids_are_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, services: str, asked: list[bytes]
+) -> None:
+    """A name of digits is asked for only where somebody may have it."""
+    (tmp_path / "nsswitch.conf").write_text(f"passwd: {services}\n")
+    monkeypatch.setattr(database, "_NSSWITCH", str(tmp_path / "nsswitch.conf"))
+    questions: list[bytes] = []
+    monkeypatch.setattr(database, "uid_of", questions.append)
+    found = database.uids([b"root", b"4001", b"identd-a", b"identd-b"])
+    assert found == {b"root": 0, b"4001": None, b"identd-a": None, b"identd-b": None}
+    assert sorted(questions) == sorted([*asked, b"identd-a", b"identd-b"])
+
+
+def test_compat_entries_are_left_to_the_name_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file that includes or excludes names is not for us to understand."""
+    (tmp_path / "passwd").write_text("identd-a:x:4001:1::/:/bin/sh\n-identd-a\n")
+    monkeypatch.setattr(database, "PASSWD", str(tmp_path / "passwd"))
+    assert set(database.uids([b"identd-a", b"identd-b", b"identd-c", b"identd-d"]).values()) == {None}
