@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lookup.config.blocks import System
     from lookup.config.policy import Decision
     from lookup.config.user_file import Fetched
+    from lookup.config.words import Notice
     from lookup.connection import Address
     from lookup.kernel.arrival import Arrival
     from lookup.owner import Answer, Fetch
@@ -92,7 +93,10 @@ class AnsweringServer(IdentServer):
 
     def _ebLookup(self, failure: Any, sport: int | str, cport: int | str) -> None:
         error = failure.value
-        self._note = f" ({error.detail})" if getattr(error, "detail", "") else ""
+        known = getattr(error, "uid", None)
+        who = f"uid {known}" if isinstance(known, int) and known >= 0 else ""
+        about = ", ".join(filter(None, (who, getattr(error, "detail", ""))))
+        self._note = f" ({about})" if about else ""
         if isinstance(error, IdentError) and error.identDescription == IdentError.identDescription:
             self._severity = Log.ERROR
         decision: Any = getattr(error, "decision", None)
@@ -188,8 +192,11 @@ def in_time(function: Callable[..., Result], *arguments: object) -> Result:
         raise IdentError(f"the lookup took longer than {LOOKUP_SECONDS:g} s") from None
 
 
-def load_system_file(options: Options) -> System | None:
-    """Return what the system file allows; None: there is none. :raises IdentError: nobody may be named against it."""
+def load_system_file(options: Options, notices: list[Notice] | None = None) -> System | None:
+    """Return what the system file allows; None: there is none. :raises IdentError: nobody may be named against it.
+
+    :param notices: see `system_file.load`.
+    """
     if not options.requires_system_file:
         try:
             os.stat(options.system_file)
@@ -202,7 +209,7 @@ def load_system_file(options: Options) -> System | None:
     from lookup.errors import ConfigError
 
     try:
-        return system_file.load(options.system_file, options.requires_system_file)
+        return system_file.load(options.system_file, options.requires_system_file, notices)
     except ConfigError as error:
         raise IdentError(str(error)) from None
 

@@ -104,9 +104,11 @@ def import_all() -> None:
     pyroute2 and psutil stay with those who use them.
     """
     from . import owner, user_namespace  # noqa: F401
-    from .config import changes, forward, policy, system_file  # noqa: F401
+    from .config import forward, policy, readings, sandbox, system_file  # noqa: F401
     from .kernel import arrival, candidates, devices, dumps, processes, routes, sock_diag  # noqa: F401
-    from .users import database, names  # noqa: F401
+    from .users import database, names, services  # noqa: F401
+
+    services.prepare()
 
 
 def __getattr__(name: str) -> Any:

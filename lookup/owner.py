@@ -19,18 +19,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .config.blocks import System
-    from .config.changes import Mark
+    from .config.blocks import HostName, System
+    from .config.names import Resolver
     from .config.policy import Decision
     from .config.user_file import Fetched, UserFile
     from .connection import Address, Owner
     from .kernel.arrival import Arrival
 
     Fetch = Callable[[int, str], Fetched]
+    Read = Callable[[int, str], UserFile]
 
-#: Seconds for which facts hold after the last question was asked: long enough for a storm of queries about one
-#: bouncer, too short for a renamed user to notice. And how many owners are remembered.
-SECONDS, MAX_OWNERS = 1.0, 4096
+#: Seconds for which facts hold after the first question was asked: long enough for a storm of queries about one
+#: bouncer, too short for a renamed user to notice. How many owners are remembered, and octets of names for each.
+SECONDS, MAX_OWNERS, MAX_NAMES = 1.0, 4096, 4096
 
 
 class Answer(tuple[str, str]):
@@ -56,7 +57,7 @@ class Answer(tuple[str, str]):
 
 
 def answer(
-    owner: Owner, serverAddress: Address, clientAddress: Address, system: System | None, facts: Facts,
+    owner: Owner, serverAddress: Address, clientAddress: Address, system: System | Unknown | None, facts: Facts,
     arrival: Arrival | None = None,
 ) -> Answer | Unknown:  # fmt: skip
     """Return what is answered about an owner: the login name, or what the configuration has in its place.
@@ -66,32 +67,38 @@ def answer(
 
     :param serverAddress: our end as the query names it. :param clientAddress: the far end. A host of ``""`` is the
         socket's own.
-    :param system: what the system file allows (`system_file.load`).
+    :param system: what the system file allows (`system_file.load`); `Unknown`: it can't be obeyed.
     :param facts: what is known of the owner. :param arrival: how the query came in: nobody asks back on its behalf.
     :return: the answer; or what would have to be asked first, where ``facts`` asks nothing any more.
     :raises HiddenUser: the owner is hidden; with the ``decision``.
     :raises IdentError: something that the answer depends on could not be found out.
     """
+    if isinstance(system, Unknown):
+        return _to_be_asked(system, owner)
     login = facts.login()
     if isinstance(login, Unknown):
         return _to_be_asked(login, owner)
     # Without a system file nobody may do anything, so the user's file does not matter.
-    if login[0] != "UNIX" or system is None:
-        return Answer.about(owner, *login)
+    if system is None:
+        return (_nobodys(login[1], owner, facts) if login[0] == "OTHER" else None) or Answer.about(owner, *login)
     from .config import policy  # only where there is a system file
+
+    hosts = system.hosts
 
     def forward(host: str, port: int) -> bytes | Unknown | None:
         return facts.forward(host, port, serverAddress[1], clientAddress[1], arrival)
 
     decision = policy.decide(
         owner.uid,
-        os.fsencode(login[1]),
+        os.fsencode(login[1]) if login[0] == "UNIX" else b"",
         serverAddress if serverAddress[0] else owner.server,
         clientAddress if clientAddress[0] else owner.client,
         system,
         facts.user_file,
         facts.uid_of,
         forward,
+        resolve=facts.addresses,
+        resolve_rule=lambda name, octets: hosts.addresses(name, octets, facts.addresses),
     )
     if decision.unknown is not None:
         return _to_be_asked(decision.unknown, owner)
@@ -99,7 +106,23 @@ def answer(
         hidden = HiddenUser("", owner.uid)
         hidden.decision = decision
         raise hidden
-    return Answer.about(owner, login[0], os.fsdecode(decision.user), decision)
+    user = os.fsdecode(decision.user)
+    if decision.system == "OTHER" and (unknown := _nobodys(user, owner, facts)) is not None:
+        return unknown
+    return Answer.about(owner, decision.system, user, decision)
+
+
+def _nobodys(name: str, owner: Owner, facts: Facts) -> Unknown | None:
+    """Return None where the number of a uid without a login name is not the login name of another user.
+
+    :raises IdentError: it is, or that can't be found out.
+    """
+    holder = facts.uid_of(os.fsencode(name))
+    if isinstance(holder, Unknown):
+        return _to_be_asked(holder, owner)
+    if holder not in (None, owner.uid):
+        raise IdentError(f"the owner has no login name, and their number is that of uid {holder}", owner.uid)
+    return None
 
 
 def _to_be_asked(unknown: Unknown, owner: Owner) -> Unknown:
@@ -136,31 +159,40 @@ def _address(name: tuple[Any, ...]) -> Address:
 class Facts:
     """What is known of one owner: their login name and home, their file, and which names are whose.
 
-    Everything is asked for once, when it is needed, and then remembered for as long as these facts are used: by one
-    query, or by those that come within `SECONDS` after `stop_asking`. Asking may block until then; afterwards what
-    was not asked is `Unknown` with ``unasked``.
+    Login names and homes are asked for once, when they are needed, and then remembered for as long as these facts are
+    used: by one query, or by those that come within `SECONDS` after the first question. Asking may block until
+    `stop_asking`; afterwards what was not asked is `Unknown` with ``unasked``.
 
-    The administrator may change login names and uids meanwhile, and that goes unnoticed for as long; the owner may
-    change their file, which `still_holds` notices. What another server says is never remembered.
+    The administrator may change login names and uids meanwhile, and that goes unnoticed for as long. The owner may
+    change their file: what it says is remembered by one query only. What another server says is never remembered.
     """
 
-    def __init__(self, uid: int, fetch: Fetch | None = None, watch: bool = False, forwards: bool = True) -> None:
+    def __init__(self, uid: int, fetch: Fetch | None = None, read: Read | None = None, forwards: bool = True) -> None:
         """:param fetch: reads the owner's file: `user_file.fetch`, or what does that with other privileges.
 
-        :param watch: whether these facts will be remembered, so that changes of the file must be noticed.
+        :param read: returns what the file says about the connection in question, each time that it is needed; then
+            ``fetch`` is not.
         :param forwards: whether other servers may be asked; otherwise that stays unasked.
         """
         self.uid = uid
         self._fetch = fetch
-        self._watch = watch
+        self._read = read
         self._forwards = forwards
         self._asks = True
         self._login: tuple[str, str] | None = None
         self._home = ""
-        self._uids: dict[bytes, int | None] = {}
+        self._uids: dict[bytes, int | Unknown | None] = {}
+        self._hosts: dict[tuple[bytes, int], tuple[bytes, ...] | Unknown] = {}
+        self._resolver: Resolver | None = None
         self._user_file: UserFile | None = None
-        self._marks: list[Mark] | None = None
-        self._expires = 0.0
+        self._since = time.monotonic()
+
+    def again(self, read: Read, forwards: bool) -> Facts:
+        """Return the same facts for other queries, for which what is not known yet is asked."""
+        facts = Facts(self.uid, read=read, forwards=forwards)
+        facts._login, facts._home, facts._uids, facts._since = self._login, self._home, dict(self._uids), self._since
+        facts._hosts = dict(self._hosts)
+        return facts
 
     def login(self) -> tuple[str, str] | Unknown:
         """Return ``("UNIX", login name)``, or ``("OTHER", number)`` for an owner without a login name."""
@@ -181,27 +213,39 @@ class Facts:
             self._uids[name] = names.uid_of(name)
         return self._uids[name]
 
+    def addresses(self, name: HostName, octets: int) -> tuple[bytes, ...] | Unknown:
+        """Return the addresses of a host name (`names.Resolver.addresses`)."""
+        key = name, octets
+        if key not in self._hosts:
+            if not self._asks:
+                return Unknown("the addresses of a host name", unasked=True)
+            if self._resolver is None:
+                from .config.names import Resolver  # only where files name hosts
+
+                self._resolver = Resolver()
+            self._hosts[key] = self._resolver.addresses(name, octets)
+        return self._hosts[key]
+
     def user_file(self) -> UserFile | Unknown:
         """Return what the owner's file says."""
-        if self._user_file is None:
-            if not self._asks:
-                return Unknown("the owner's file", unasked=True)
-            # First, as the owner may not be allowed to read root's Python.
-            from .config import user_file
+        if not self._asks:
+            return Unknown("the owner's file", unasked=True)
+        if self._user_file is not None:
+            return self._user_file
+        # First, as the owner may not be allowed to read root's Python.
+        from .config import user_file
 
-            if self._watch:
-                from .config import changes
-            login = self.login()
-            if isinstance(login, Unknown):
-                return login
-            before = changes.marks(self._home) if self._watch else None
-            try:
-                fetched = (self._fetch or user_file.fetch)(self.uid, self._home)
-            except IdentError as error:
-                return Unknown(error.detail)
-            self._user_file = user_file.parse(fetched)
-            # Unless something changed meanwhile, what was read is what the marks say.
-            self._marks = before if before is not None and before == changes.marks(self._home) else None
+        login = self.login()
+        if isinstance(login, Unknown):
+            return login
+        if not self._home.startswith("/"):
+            return user_file.UserFile()
+        try:
+            if self._read is not None:
+                return self._read(self.uid, self._home)
+            self._user_file = user_file.parse((self._fetch or user_file.fetch)(self.uid, self._home))
+        except IdentError as error:
+            return Unknown(error.detail)
         return self._user_file
 
     def forward(
@@ -220,40 +264,53 @@ class Facts:
         return forward.ask(host, port, port_on_server, port_on_client, None if arrival is None else arrival.socket)
 
     def stop_asking(self) -> None:
-        """Ask nothing more, and hold for `SECONDS` what was found out."""
+        """Ask nothing more, and hold what was found out until `SECONDS` after the first question."""
         self._asks = False
-        self._expires = time.monotonic() + SECONDS
+        self._read = self._user_file = None
+        if sum(map(len, self._uids)) > MAX_NAMES:
+            self._uids = {}
+        if sum(len(name) for name, _ in self._hosts) > MAX_NAMES:
+            self._hosts = {}
 
-    def still_holds(self) -> bool:
-        """Return whether what was found is young enough, and the owner's files are as they were. Never blocks."""
-        if time.monotonic() >= self._expires:
-            return False
-        if self._user_file is None:
-            return True
-        if self._marks is None:
-            return False
-        from .config.changes import unchanged  # only where the warm process watches files
-
-        return unchanged(self._marks)
+    def still_hold(self) -> bool:
+        """Return whether what was found out is young enough."""
+        return time.monotonic() < self._since + SECONDS
 
 
 class Memory:
     """The facts about the owners that a warm process has met in the last moment: `SECONDS`, `MAX_OWNERS`."""
 
     def __init__(self) -> None:
+        import threading  # a single shot remembers nothing
+
+        #: In the order in which they were met. The loop and threads look at it, and threads add to it.
         self._owners: dict[int, Facts] = {}
+        self._lock = threading.Lock()
 
     def recall(self, uid: int) -> Facts | None:
         """Return what is known of an owner and still holds. Never blocks."""
         facts = self._owners.get(uid)
-        if facts is not None and not facts.still_holds():
-            self._owners.pop(uid, None)
+        if facts is not None and not facts.still_hold():
             return None
         return facts
 
     def keep(self, facts: Facts) -> None:
         """Remember what was found out; these facts ask nothing more."""
         facts.stop_asking()
-        if len(self._owners) >= MAX_OWNERS:
-            self._owners.clear()
-        self._owners[facts.uid] = facts
+        with self._lock:
+            self._owners.pop(facts.uid, None)
+            if facts.still_hold():
+                self._owners[facts.uid] = facts
+            self._drop(MAX_OWNERS)
+
+    def forget(self) -> None:
+        """Drop what no longer holds."""
+        with self._lock:
+            self._drop(MAX_OWNERS)
+
+    def _drop(self, most: int) -> None:
+        while self._owners:
+            first = next(iter(self._owners))
+            if len(self._owners) <= most and self._owners[first].still_hold():
+                break
+            del self._owners[first]

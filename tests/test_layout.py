@@ -31,6 +31,7 @@ LAYERS = (
     ("identserver.single", "identserver.by_hand", "identserver.warm", "identserver.admin"),
     ("identserver.as_root",),
     ("identserver.answer",),
+    ("identserver.reader",),
     ("identserver.protocol",),
     ("identserver.privileges", "identserver.inherited"),
     ("identserver.log",),

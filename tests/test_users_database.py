@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lookup.users import database, names
+from lookup.users import database, names, services
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,7 @@ def test_uids_agree_with_the_name_service(unknown: list[bytes]) -> None:
     ("nsswitch", "reads"),
     [
         ("passwd: files systemd\n", True),
+        ("passwd: files[NOTFOUND=return]systemd\n", False),
         ("# x\n passwd:\tcompat # files\n", True),
         ("group: sss\n", True),
         (None, True),
@@ -45,19 +46,20 @@ def test_where_uids_are_read_from(
     )
     if nsswitch is not None:
         (tmp_path / "nsswitch.conf").write_text(nsswitch)
-    monkeypatch.setattr(database, "PASSWD", str(tmp_path / "passwd"))
-    monkeypatch.setattr(database, "_NSSWITCH", str(tmp_path / "nsswitch.conf"))
+    monkeypatch.setattr(services, "PASSWD", str(tmp_path / "passwd"))
+    monkeypatch.setattr(services, "NSSWITCH", str(tmp_path / "nsswitch.conf"))
+    monkeypatch.setattr(database, "uid_of", {}.get)
     wanted = [b"identd-%c" % letter for letter in b"abcde"]
     assert database.uids(wanted) == {**dict.fromkeys(wanted), b"identd-a": 4001 if reads else None}
 
 
-@pytest.mark.parametrize(("services", "asked"), [("files systemd", []), ("files ldap", [b"4001"])])
+@pytest.mark.parametrize(("line", "asked"), [("files systemd", []), ("files ldap", [b"4001"])])
 def test_thousands_of_uids_are_not_asked_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, services: str, asked: list[bytes]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, asked: list[bytes]
 ) -> None:
     """A name of digits is asked for only where somebody may have it."""
-    (tmp_path / "nsswitch.conf").write_text(f"passwd: {services}\n")
-    monkeypatch.setattr(database, "_NSSWITCH", str(tmp_path / "nsswitch.conf"))
+    (tmp_path / "nsswitch.conf").write_text(f"passwd: {line}\n")
+    monkeypatch.setattr(services, "NSSWITCH", str(tmp_path / "nsswitch.conf"))
     questions: list[bytes] = []
     monkeypatch.setattr(database, "uid_of", questions.append)
     found = database.uids([b"root", b"4001", b"identd-a", b"identd-b"])
@@ -68,5 +70,6 @@ def test_thousands_of_uids_are_not_asked_for(
 def test_compat_entries_are_left_to_the_name_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A file that includes or excludes names is not for us to understand."""
     (tmp_path / "passwd").write_text("identd-a:x:4001:1::/:/bin/sh\n-identd-a\n")
-    monkeypatch.setattr(database, "PASSWD", str(tmp_path / "passwd"))
+    monkeypatch.setattr(services, "PASSWD", str(tmp_path / "passwd"))
+    monkeypatch.setattr(database, "uid_of", {}.get)
     assert set(database.uids([b"identd-a", b"identd-b", b"identd-c", b"identd-d"]).values()) == {None}

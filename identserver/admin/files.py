@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lookup.config import system_file, user_file
-from lookup.errors import ConfigError, IdentError
+from lookup.errors import ConfigError, IdentError, Unknown
 from lookup.users import names
 
 from ..options import UsageError
@@ -34,8 +34,13 @@ def check_files(options: Options) -> bool:
 
 
 def _uid(user: str) -> int:
-    """Return the uid that a login name or a number stands for. :raises UsageError: none."""
+    """Return the uid that a login name or a number stands for.
+
+    :raises UsageError: none. :raises IdentError: that can't be found out.
+    """
     uid = names.uid_of(os.fsencode(user))
+    if isinstance(uid, Unknown):
+        raise IdentError(f"nobody can tell who {user} is: {uid.reason}")
     if uid is None and user.isdecimal():
         uid = int(user)
     if uid is None or uid > names.LAST_UID:

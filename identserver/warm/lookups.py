@@ -9,7 +9,8 @@ from lookup.owner import Facts, Memory, answer
 
 from ..answer import LOOKUP_SECONDS
 from ..protocol import Failure
-from .workers import ANY_OWNER, ON_ITS_OWN, Workers
+from .shares import Shares
+from .workers import ANY_OWNER, ON_ITS_OWN, SUB_IDS, Workers
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lookup.config.blocks import System
+    from lookup.config.user_file import UserFile
     from lookup.connection import Address, Owner
     from lookup.kernel.arrival import Arrival
+    from lookup.users.sub_ids import SubIds
 
-    Question = tuple[Owner, Address, Address, "System | None", "Arrival | None"]
+    from .readers import Readers
+
+    Question = tuple[Owner, Address, Address, "System | Unknown | None", "Arrival | None"]
 
 
 #: How many queries may wait until somebody accepts the connection that they are about; and how many of one asker.
@@ -31,7 +36,7 @@ MAX_WAITING, MAX_WAITING_OF_ONE = 512, 32
 class Pending:
     """A result that is still to come, for a protocol to wait for. It has a deadline."""
 
-    __slots__ = ("_fail", "_succeed", "_timer", "settled")
+    __slots__ = ("_fail", "_settled", "_succeed", "_timer", "settled")
 
     _succeed: Callable[[Any], object]
     _fail: Callable[[Any], object]
@@ -39,11 +44,21 @@ class Pending:
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, late: BaseException) -> None:
         """:param late: the result if none has come after so many seconds."""
         self.settled = False
+        self._settled: Callable[[], object] | None = None
         self._timer = loop.call_later(seconds, self.settle, late)
+
+    def when_settled(self, callback: Callable[[], object]) -> None:
+        """Have a function called as soon as there is a result."""
+        self._settled = callback
 
     def addCallbacks(self, succeed: Callable[[Any], object], fail: Callable[[Any], object]) -> None:
         """Have one of two functions called with the result, or with the `Failure` that holds an exception."""
         self._succeed, self._fail = succeed, fail
+
+    def cancel(self) -> None:
+        """Let nobody wait for it, after all."""
+        self.settled = True
+        self._timer.cancel()
 
     def settle(self, result: Any) -> None:
         """Hand over the result, or an exception. Only the first one counts."""
@@ -51,6 +66,8 @@ class Pending:
             return
         self.settled = True
         self._timer.cancel()
+        if self._settled is not None:
+            self._settled()
         if isinstance(result, BaseException):
             self._fail(Failure(result))
         else:
@@ -58,21 +75,29 @@ class Pending:
 
 
 class Lookups:
-    """Asks the kernel at once, and leaves to a thread what may block."""
+    """Asks the kernel at once, and leaves to others what may block: to a thread, or to a process that reads files."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, system: System | None, complain: Callable[[str], object]
-    ) -> None:
-        """:param system: what the system file allows. :param complain: called with what keeps threads from working."""
+        self, loop: asyncio.AbstractEventLoop, system: System | Unknown | None, limit: int,
+        complain: Callable[[str], object], readers: Readers, sub_ids: SubIds,
+    ) -> None:  # fmt: skip
+        """:param system: what the system file allows, or why it can't be obeyed.
+
+        :param limit: how many connections may be open. :param complain: called with what keeps others from working.
+        :param readers: who reads users' files. :param sub_ids: says whose a uid is.
+        """
         self._loop = loop
         self._system = system
-        self._workers = Workers(loop, complain)
+        self._sub_ids = sub_ids
+        self._workers = Workers(loop, complain, sub_ids.holder)
+        self._shares = Shares(limit, complain)
         self._memory = Memory()
+        self._readers = readers
         self._diag: SockDiag | None = None
         #: By asker: how many of their queries wait until somebody accepts the connection that they are about.
         self._waiting: dict[str, int] = {}
 
-    def use(self, system: System | None) -> None:
+    def use(self, system: System | Unknown | None) -> None:
         """Have another system file count for every query from here on."""
         self._system = system
 
@@ -150,27 +175,40 @@ class Lookups:
             found = answer(owner, server, client, self._system, facts)
             if not isinstance(found, Unknown):
                 return found
-        return self.in_thread(owner.uid, self._answer, (owner, server, client, self._system, arrival))
-
-    def in_thread(self, uid: int, function: Callable[..., Any], argument: Any, alone: bool = False) -> Pending:
-        """Call what may block in a thread, and give up on it after LOOKUP_SECONDS. Arguments: see `Workers.call`."""
-        pending = self._pending(uid)
-        self._workers.call(uid, pending, function, argument, alone)
+        pending = self._pending(owner.uid, client[0])
+        self._workers.call(owner.uid, pending, self._answer, (owner, server, client, self._system, arrival))
         return pending
 
-    def _pending(self, uid: int) -> Pending:
+    def in_thread(self, uid: int, function: Callable[..., Any], argument: Any) -> Pending:
+        """Call what may block in a thread, and give up on it after LOOKUP_SECONDS. Arguments: see `Workers.call`."""
+        pending = self._pending(uid)
+        self._workers.call(uid, pending, function, argument)
+        return pending
+
+    def _pending(self, uid: int, asker: str = "") -> Pending:
+        """Return a result to wait for. :param asker: whose share it takes. :raises IdentError: that is too much."""
         late = IdentError(f"the lookup took longer than {LOOKUP_SECONDS:g} s", uid)
-        return Pending(self._loop, LOOKUP_SECONDS, late)
+        pending = Pending(self._loop, LOOKUP_SECONDS, late)
+        if asker:
+            holder = self._sub_ids.holder(uid)
+            try:
+                self._shares.begin(pending, holder, asker)
+            except IdentError as error:
+                pending.cancel()
+                raise IdentError(error.detail, uid) from None
+            pending.when_settled(lambda: self._shares.end(pending, holder, asker))
+        return pending
 
     def _find_in_thread(self, server: Address, client: Address, arrival: Arrival | None) -> Pending:
         """Look up where psutil, which takes its time, has to find the owner first: two jobs within one deadline."""
-        pending = self._pending(ANY_OWNER)
+        pending = self._pending(ANY_OWNER, client[0])
 
         def found(owner: Owner) -> None:
             self._workers.call(owner.uid, pending, self._answer, (owner, server, client, self._system, arrival))
 
-        finding = self.in_thread(ANY_OWNER, self._find, (server, client, arrival), alone=True)
+        finding = self._pending(ANY_OWNER)
         finding.addCallbacks(found, lambda failure: pending.settle(failure.value))
+        self._workers.call(ANY_OWNER, finding, self._find, (server, client, arrival), alone=True)
         return pending
 
     def _find(self, ends: list[tuple[Address, Address, Arrival | None]]) -> Iterator[Owner]:
@@ -181,13 +219,15 @@ class Lookups:
     def _answer(self, questions: list[Question]) -> Iterator[Any]:
         """Run in a thread: find the answers about one owner's connections, and remember for the loop what was asked.
 
-        What the name service and the owner's files say is asked for once, after all of these queries have come. But
-        each question to another server, which may take as long as all the rest, gets a thread.
+        What the owner's file says is asked for once, after all of these queries have come. But each question to another
+        server, which may take as long as all the rest, gets a thread.
         """
         uid = questions[0][0].uid
         together = len(questions) > 1
-        facts = Facts(uid, watch=True, forwards=not together)
-        for question in questions:
+        file = _File(self._readers, self._workers, questions)
+        known = self._memory.recall(uid) or Facts(uid)
+        facts = known.again(file.read, forwards=not together)
+        for file.at, question in enumerate(questions):
             try:
                 found = answer(*question[:4], facts, question[4])
             except Exception as error:
@@ -198,3 +238,38 @@ class Lookups:
             else:
                 yield ON_ITS_OWN if together else IdentError(found.reason, uid)
         self._memory.keep(facts)
+
+    def tidy(self) -> None:
+        """Drop what is remembered and no longer holds; read, in a thread, who has sub-ids, if that has changed."""
+        self._memory.forget()
+        if self._sub_ids.have_changed():
+            self.in_thread(SUB_IDS, self._read_sub_ids, None).addCallbacks(id, id)
+
+    def _read_sub_ids(self, once: list[None]) -> Iterator[None]:
+        """Run in a thread."""
+        for _ in once:
+            self._sub_ids.read()
+            yield None
+
+
+class _File:
+    """What an owner's file says about each connection that is asked about, read once and when it is needed."""
+
+    def __init__(self, readers: Readers, workers: Workers, questions: list[Question]) -> None:
+        self._readers, self._workers = readers, workers
+        self._ends = [(server, client) for _, server, client, *_ in questions]
+        self._outcome: list[UserFile] | IdentError | None = None
+        #: Which connection it is about.
+        self.at = 0
+
+    def read(self, uid: int, home: str) -> UserFile:
+        """Return what it says. :raises IdentError: that could not be found out."""
+        if self._outcome is None:
+            try:
+                with self._workers.elsewhere():
+                    self._outcome = self._readers.read(uid, home, self._ends)
+            except IdentError as error:
+                self._outcome = error
+        if isinstance(self._outcome, IdentError):
+            raise IdentError(self._outcome.detail, uid)
+        return self._outcome[self.at]

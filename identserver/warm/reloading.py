@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 
 from lookup.config import system_file
+from lookup.errors import IdentError, Unknown
 
 from ..answer import load_system_file
-from .workers import NO_OWNER
+from .workers import SYSTEM_FILE
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 #: Seconds for which a changed system file must have been left alone before it is read again.
 REST_SECONDS = 0.2
 
+#: Seconds after which the names of users in the file are looked up again, as administrators change uids (usermod); and
+#: after which a file is tried again that could not be obeyed, for a reason that may have passed.
+NAMES_SECONDS, TRY_AGAIN_SECONDS = 2.0, 5.0
+
 
 def signature(options: Options) -> Signature:
     """Return what changes whenever the system file does; nothing where it is not read."""
@@ -36,23 +42,27 @@ def signature(options: Options) -> Signature:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def read(options: Options) -> System | None:
+def read(options: Options) -> System | Unknown | None:
     """Read the system file for the first time; None: there is none, or the options leave it nothing to decide.
 
-    :raises IdentError: it can't be read or is wrong. To name somebody against it would be worse than to name nobody.
+    `Unknown`: it can't be read or is wrong. To name somebody against it would be worse than to name nobody.
     """
-    return load_system_file(options) if options.reply_all is None else None
+    try:
+        return load_system_file(options, []) if options.reply_all is None else None
+    except IdentError as error:
+        return Unknown(error.detail)
 
 
 class SystemFile:
     """Reads the system file again after it has changed, or on request."""
 
     def __init__(
-        self, options: Options, seen: Signature, in_thread: Callable[..., Any],
+        self, options: Options, seen: Signature, system: System | Unknown | None, in_thread: Callable[..., Any],
         put_in_force: Callable[[System | None], object], log: Log,
     ) -> None:  # fmt: skip
         """:param seen: the file's signature before it was read: a change meanwhile must be noticed.
 
+        :param system: what was read then.
         :param in_thread: has a function called that may block, as `Lookups.in_thread` does.
         :param put_in_force: called with what the file allows, each time that it was read well.
         """
@@ -63,6 +73,10 @@ class SystemFile:
         self._changed = seen, 0.0
         #: How many times the file was read again, and which of them counts.
         self._readings = self._in_force = 0
+        self._system = system
+        #: When something is to be asked again though the file has not changed; infinity: that is under way.
+        self._again = time.monotonic() + NAMES_SECONDS
+        self._report(system)
 
     def look_for_a_change(self, now: float) -> None:
         """Read the file again once whoever changes it has left it alone: a half of it may parse, too."""
@@ -71,6 +85,16 @@ class SystemFile:
             self._changed = found, now
         if found != self._seen and now - self._changed[1] >= REST_SECONDS:
             self.read_again()
+        elif now >= self._again:
+            if isinstance(self._system, Unknown):
+                self._again = now + TRY_AGAIN_SECONDS
+                self._in_thread(SYSTEM_FILE, self._load, None).addCallbacks(self._mended, id)
+            elif self._system is not None and self._system.sections:
+                self._again = float("inf")
+                old = self._system
+                self._in_thread(SYSTEM_FILE, self._load, old).addCallbacks(
+                    lambda system: self._assigned(old, system), self._not_assigned
+                )
 
     def look_again_at(self) -> float:
         """Return when a change that was seen may have come to rest; infinity where there was none."""
@@ -88,16 +112,50 @@ class SystemFile:
             # Threads may overtake each other, and a later reading has the newer file.
             if number > self._in_force:
                 self._in_force = number
-                self._put_in_force(system)
+                self._use(system)
+                self._report(system)
                 self._log.write(self._log.INFO, "the configuration was read again")
 
-        self._in_thread(NO_OWNER, self._load, None).addCallbacks(put_in_force, self._keep_the_old)
+        self._in_thread(SYSTEM_FILE, self._load, None).addCallbacks(put_in_force, self._keep_the_old)
 
-    def _load(self, once: list[None]) -> Iterator[System | None]:
-        """Run in a thread."""
-        for _ in once:
-            yield system_file.load(self._options.system_file, self._options.requires_system_file)
+    def _load(self, systems: list[System | None]) -> Iterator[System | None]:
+        """Run in a thread: read the file, or look up the users in what was read."""
+        for system in systems:
+            if system is None:
+                yield system_file.load(self._options.system_file, self._options.requires_system_file, [])
+            else:
+                yield system_file.look_up_again(system)
+
+    def _use(self, system: System | None) -> None:
+        self._system = system
+        self._again = time.monotonic() + NAMES_SECONDS
+        self._put_in_force(system)
+
+    def _assigned(self, old: System, system: System) -> None:
+        if self._system is old:
+            self._use(system)
+        self._again = time.monotonic() + NAMES_SECONDS
+
+    def _not_assigned(self, failure: Any) -> None:
+        self._again = time.monotonic() + NAMES_SECONDS
+
+    def _mended(self, system: System | None) -> None:
+        if isinstance(self._system, Unknown):
+            self._use(system)
+            self._report(system)
+            self._log.write(self._log.INFO, "the configuration could be read")
+
+    def _report(self, system: System | Unknown | None) -> None:
+        """Log what is wrong with the file that was read, or with the users and hosts in it."""
+        if isinstance(system, Unknown):
+            self._log.write(self._log.ERROR, f"{system.reason}; nobody is named until that is mended")
+        elif system is not None:
+            for notice in system.missing:
+                self._log.write(self._log.ERROR, str(notice))
 
     def _keep_the_old(self, failure: Any) -> None:
         reason = getattr(failure.value, "detail", failure.value)
-        self._log.write(self._log.ERROR, f"{reason}; the configuration that was read before stays in force")
+        if isinstance(self._system, Unknown):
+            self._log.write(self._log.ERROR, f"{reason}; nobody is named until that is mended")
+        else:
+            self._log.write(self._log.ERROR, f"{reason}; the configuration that was read before stays in force")

@@ -38,7 +38,7 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     """Serve listening sockets from one warm process (inetd ``wait``, systemd ``Accept=no``, or our own).
 
     :param background: leave whoever started us behind, once nothing can go wrong any more.
-    :raises IdentError: the system file can't be obeyed. :raises UsageError, OSError: root can't be given up.
+    :raises UsageError, OSError: root can't be given up.
     """
     # Before it is read, so that a change meanwhile is noticed.
     seen = reloading.signature(options)
@@ -47,7 +47,10 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     # Not before: where Python, or its packages, are closed to the user that we became, this fails and is reported.
     import asyncio
 
+    from lookup.users.sub_ids import SubIds
+
     from .lookups import Lookups
+    from .readers import Readers
 
     loop = asyncio.new_event_loop()
     if background:
@@ -56,9 +59,20 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     if idle is None:
         idle = 0.0 if options.foreground or background else IDLE_SECONDS
     complain = Complaints(log).complain
-    lookups = Lookups(loop, system, complain)
-    system_file = reloading.SystemFile(options, seen, lookups.in_thread, lookups.use, log)
-    Server(listeners, options, log, idle, loop, lookups, system_file, complain).run()
+    sub_ids = SubIds()
+    readers = Readers(sub_ids.holder, lambda what: loop.call_soon_threadsafe(complain, what))
+    if system is not None:
+        readers.start()  # while there is one thread
+    limit = connection_limit(options.limit)
+    lookups = Lookups(loop, system, limit, complain, readers, sub_ids)
+    system_file = reloading.SystemFile(options, seen, system, lookups.in_thread, lookups.use, log)
+    try:
+        Server(listeners, options, log, idle, limit, loop, lookups, system_file, complain).run()
+    finally:
+        readers.close()
+        loop.close()
+        if lookups.any_busy:
+            os._exit(os.EX_OK)  # a stuck thread would be waited for
 
 
 class Complaints:
@@ -85,16 +99,19 @@ class Server:
     """
 
     def __init__(
-        self, listeners: list[socket.socket], options: Options, log: Log, idle: float, loop: asyncio.AbstractEventLoop,
-        lookups: Lookups, system_file: reloading.SystemFile, complain: Callable[[str], object],
+        self, listeners: list[socket.socket], options: Options, log: Log, idle: float, limit: int,
+        loop: asyncio.AbstractEventLoop, lookups: Lookups, system_file: reloading.SystemFile,
+        complain: Callable[[str], object],
     ) -> None:  # fmt: skip
-        """:param idle: seconds without a connection after which to end; 0: never."""
+        """:param idle: seconds without a connection after which to end; 0: never.
+
+        :param limit: how many connections may be open.
+        """
         self._listeners, self._log, self._idle, self._loop = listeners, log, idle, loop
         self._lookups, self._system_file = lookups, system_file
         self._deadlines = Deadlines(options.timeout)
         new_protocol = functools.partial(AnsweringServer, options, log, lookups.look_up)
         self._connections = Connections(new_protocol, self._deadlines, loop, log)
-        limit = connection_limit(options.limit)
         self._acceptor = Acceptor(listeners, limit, self._connections, self._deadlines, loop, complain, self.stop)
         #: Whatever begins between two looks at the deadlines has its own at least so many seconds later.
         self._shortest = min(filter(None, (options.timeout, idle, LINGER_SECONDS)))
@@ -118,9 +135,6 @@ class Server:
             self._acceptor.give_back()
             self._connections.abort()
             self._lookups.close()
-            self._loop.close()
-            if self._lookups.any_busy:
-                os._exit(os.EX_OK)  # a stuck thread would be waited for
 
     def stop(self) -> None:
         """Accept no more, finish what is under way, end."""
@@ -134,6 +148,7 @@ class Server:
         """End what has passed its deadline, and the process when it is idle; look for a change of the system file."""
         now = time.monotonic()
         self._system_file.look_for_a_change(now)
+        self._lookups.tidy()
         self._deadlines.expire(now)
         end = float("inf")
         none_since = self._connections.none_since()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -25,14 +26,21 @@ if TYPE_CHECKING:
 #: Seconds after which a thread counts as stuck. What is read from a disk takes less.
 STUCK_SECONDS = 0.02
 
-#: Threads, and how many of them one owner's jobs may hold: a stuck home directory or name service keeps those it got.
+#: Threads, and how many of them one owner's jobs may hold: a name service that is stuck keeps those it got. Where half
+#: of the threads are at work, an owner gets one.
 MAX_THREADS, THREADS_PER_OWNER = 256, 4
+
+#: Jobs that are done together at most: while they are, their owner's other jobs wait.
+TOGETHER = 64
+
+#: Threads that may wait for other processes before these count as stuck, too, and one more is not started at once.
+ELSEWHERE = 8
 
 #: In place of a result: this job has to be done on its own.
 ON_ITS_OWN = object()
 
-#: In place of an owner's uid: the owner is not known yet; the job concerns no owner.
-ANY_OWNER, NO_OWNER = -1, -2
+#: In place of an owner's uid: the owner is not known yet; the job is to read the system file, or who has sub-ids.
+ANY_OWNER, SYSTEM_FILE, SUB_IDS = -1, -2, -3
 
 
 class _Job:
@@ -52,19 +60,28 @@ class Workers:
 
     A single thread that takes one job after the other answers three times as many queries as one thread for each,
     because they would contend for the interpreter. A thread whose job has taken STUCK_SECONDS counts as stuck. Where
-    all are stuck there will soon be twice as many. One owner's jobs hold THREADS_PER_OWNER threads at most; the rest of
-    them wait, and are then done together.
+    all are stuck there will soon be twice as many. An owner's jobs get another thread only when those that they hold
+    are stuck, and THREADS_PER_OWNER at most; the rest of them wait, and are then done together. The uids that a user
+    may give to processes count as one owner's.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, complain: Callable[[str], object]) -> None:
-        """:param complain: called, in the loop, with what keeps a thread from being started."""
-        self._loop, self._complain = loop, complain
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, complain: Callable[[str], object], holder: Callable[[int], int] = int
+    ) -> None:
+        """:param complain: called, in the loop, with what keeps a thread from being started.
+
+        :param holder: returns whose a uid is (`SubIds.holder`).
+        """
+        self._loop, self._complain, self._holder = loop, complain, holder
         self._results: deque[Any] = deque()
         self._lock = threading.Lock()
-        #: By owner, the jobs that wait. While an owner is in here, their turn will come: it is in the queue, or will be
-        #: put there when one of the jobs ends that hold all of their threads.
+        #: By uid, the jobs that wait. While a uid is in here, their turn will come: it is in the queue, or is held
+        #: until their owner may have another thread.
         self._waiting: dict[int, list[_Job]] = {}
         self._turns: SimpleQueue[int] = SimpleQueue()
+        self._held: dict[int, list[int]] = {}
+        #: Threads that wait for another process.
+        self._elsewhere = 0
         #: By thread that is at work: the owner whose job it does, and since when.
         self._busy: dict[object, tuple[int, float]] = {}
         self._threads = self._stuck = 0
@@ -87,6 +104,17 @@ class Workers:
         self._add(uid, [_Job(pending, function, argument, alone)])
         self._employ()
 
+    @contextlib.contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """Let other jobs be done meanwhile: the thread that runs this waits for another process."""
+        with self._lock:
+            self._elsewhere += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._elsewhere -= 1
+
     def _add(self, uid: int, jobs: list[_Job]) -> None:
         with self._lock:
             waiting = self._waiting.get(uid)
@@ -98,7 +126,7 @@ class Workers:
 
     def _employ(self) -> None:
         """Start threads if all that exist are stuck, and look after them while they work."""
-        if self._threads <= self._stuck:
+        if self._threads <= max(self._stuck, min(self._elsewhere, ELSEWHERE)):
             try:
                 for _ in range(min(max(self._threads, 1), max(self._turns.qsize(), 1), MAX_THREADS - self._threads)):
                     threading.Thread(target=self._work, daemon=True).start()
@@ -115,6 +143,10 @@ class Workers:
         self._forget_settled()
         if self._busy or self._waiting:
             self._count_stuck()
+            with self._lock:
+                for owner in list(self._held):
+                    if self._may_have_another(owner):
+                        self._release(owner)
             self._employ()
 
     def _forget_settled(self) -> None:
@@ -138,26 +170,43 @@ class Workers:
                 began = time.monotonic()
                 self._do(uid, jobs)
                 took = time.monotonic() - began
-                self._end(me, uid)
+                self._end(me)
                 self._wake()
         self._results.append((None, None))
         self._wake()
 
     def _take(self, me: object, uid: int) -> list[_Job]:
-        """Return the jobs of an owner that are done together, now that it is their turn; they keep this thread busy."""
+        """Return the jobs of a uid that are done together, now that it is their turn; they keep this thread busy."""
+        owner = self._holder(uid)
         with self._lock:
-            if sum(owner == uid for owner, _ in self._busy.values()) >= THREADS_PER_OWNER:
+            if not self._may_have_another(owner):
+                self._held.setdefault(owner, []).append(uid)
                 return []
             jobs = [job for job in self._waiting.pop(uid, ()) if not job.pending.settled]
             if not jobs:
                 return []
             first = jobs[0]
-            taken = [job for job in jobs if job is first or not (job.alone or first.alone)]
+            taken = [job for job in jobs if job is first or not (job.alone or first.alone)][:TOGETHER]
             if len(taken) < len(jobs):
-                self._waiting[uid] = [job for job in jobs if job not in taken]
+                rest = set(taken)
+                self._waiting[uid] = [job for job in jobs if job not in rest]
                 self._turns.put(uid)
-            self._busy[me] = uid, time.monotonic()
+            self._busy[me] = owner, time.monotonic()
             return taken
+
+    def _may_have_another(self, owner: int) -> bool:
+        """Return whether an owner's jobs may have one more thread. The lock is held."""
+        held = [since for other, since in self._busy.values() if other == owner]
+        if not held:
+            return True
+        if len(held) >= (THREADS_PER_OWNER if len(self._busy) < MAX_THREADS // 2 else 1):
+            return False
+        return max(held) < time.monotonic() - STUCK_SECONDS
+
+    def _release(self, owner: int) -> None:
+        """Have those take their turn who were held back. The lock is held."""
+        for uid in self._held.pop(owner, ()):
+            self._turns.put(uid)
 
     def _do(self, uid: int, jobs: list[_Job]) -> None:
         results = jobs[0].function([job.argument for job in jobs])
@@ -178,11 +227,9 @@ class Workers:
         if again:
             self._add(uid, again)
 
-    def _end(self, me: object, uid: int) -> None:
+    def _end(self, me: object) -> None:
         with self._lock:
-            del self._busy[me]
-            if uid in self._waiting:
-                self._turns.put(uid)
+            self._release(self._busy.pop(me)[0])
 
     def _wake(self) -> None:
         if not self._woken and not self._loop.is_closed():

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from ..connection import pack
+from ..errors import Unknown
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Union
+
     from ..connection import Address
-    from .names import Network
+    from .names import Hosts, Network
     from .words import Notice, Words
 
     #: One end of a connection: the address as octets (none: it is not known), and the port.
     End = tuple[bytes, int]
+
+    #: Returns the addresses of a host name: those of 4 or of 16 octets, or (0) all of them.
+    Resolve = Callable[["HostName", int], Union[tuple[bytes, ...], Unknown]]
+
+    #: The uids that login names have.
+    Uids = dict[bytes, Union[int, Unknown, None]]
+
+
+class HostName(bytes):
+    """A name in place of an address. It stands for all its addresses, of both families, at the time of the query."""
+
+    __slots__ = ()
+
+
+def unresolved(name: HostName, octets: int) -> Unknown:
+    """Stand for the resolver where there is none to ask."""
+    return Unknown(f"the addresses of {quoted(name)}: nobody was asked")
 
 
 def pack_end(address: Address) -> End:
@@ -27,54 +48,63 @@ def pack_end(address: Address) -> End:
 class Where:
     """The filters of a block: which connections it is about. None: any.
 
-    ``to`` and ``from_``: the far end's network and ours, each ``(address as octets, how many bits count)``;
-    ``fport`` and ``lport``: the far end's ports and ours, each ``(first, last)``.
+    ``to`` and ``from_``: the far end's network and ours, each ``(address as octets, how many bits count)``, or a
+    `HostName`; ``fport`` and ``lport``: the far end's ports and ours, each ``(first, last)``, or `Unknown`: the name of
+    a service could not be looked up.
     """
 
     __slots__ = ("fport", "from_", "lport", "to")
 
     def __init__(self) -> None:
-        self.to: Network | None = None
-        self.from_: Network | None = None
-        self.fport: tuple[int, int] | None = None
-        self.lport: tuple[int, int] | None = None
+        self.to: Network | HostName | None = None
+        self.from_: Network | HostName | None = None
+        self.fport: tuple[int, int] | Unknown | None = None
+        self.lport: tuple[int, int] | Unknown | None = None
 
     @property
     def key(self) -> tuple[object, ...]:
         """What two blocks about the same connections have in common."""
         return self.to, self.from_, self.fport, self.lport
 
-    def matches(self, server: Address, client: Address) -> bool:
+    def matches(self, server: Address, client: Address, resolve: Resolve = unresolved) -> bool | Unknown:
         """Return whether a connection is one of these, given our end and the far end of it as ``(host, port)``.
 
         IPv4-mapped addresses are IPv4's, families never mix, scopes are not compared; a host of ``""`` is in no
-        network.
+        network. `Unknown`: that depends on a name that can't be looked up.
 
         :raises ValueError: a host is not an address.
         """
-        return self.matches_packed(pack_end(server), pack_end(client))
+        return self.matches_packed(pack_end(server), pack_end(client), resolve)
 
-    def matches_packed(self, server: End, client: End) -> bool:
+    def matches_packed(self, server: End, client: End, resolve: Resolve = unresolved) -> bool | Unknown:
         """Like `matches`, for ends that `pack_end` returned: a file may have thousands of blocks."""
-        return (
-            _is_among(client[1], self.fport)
-            and _is_among(server[1], self.lport)
-            and _is_within(client[0], self.to)
-            and _is_within(server[0], self.from_)
-        )
+        unknown: Unknown | None = None
+        for port, ports in ((client[1], self.fport), (server[1], self.lport)):
+            if isinstance(ports, Unknown):
+                unknown = ports
+            elif ports is not None and not ports[0] <= port <= ports[1]:
+                return False
+        named = []
+        for packed, network in ((client[0], self.to), (server[0], self.from_)):
+            if isinstance(network, HostName):
+                named.append((packed, network))
+            elif network is not None and not _is_within(packed, network):
+                return False
+        # Last, as the resolver takes time.
+        for packed, name in named:
+            addresses = resolve(name, len(packed)) if packed else ()
+            if isinstance(addresses, Unknown):
+                unknown = addresses
+            elif packed not in addresses:
+                return False
+        return True if unknown is None else unknown
 
 
 #: The filters of a block that has none.
 EVERYWHERE = Where()
 
 
-def _is_among(port: int, ports: tuple[int, int] | None) -> bool:
-    return ports is None or ports[0] <= port <= ports[1]
-
-
-def _is_within(packed: bytes, network: Network | None) -> bool:
-    if network is None:
-        return True
+def _is_within(packed: bytes, network: Network) -> bool:
     address, bits = network
     if len(packed) != len(address):
         return False
@@ -82,15 +112,37 @@ def _is_within(packed: bytes, network: Network | None) -> bool:
     return not differ >> (8 * len(address) - bits)
 
 
+class _File:
+    """What remains of a file's words for those who only need to know which file it is."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+
 class _Placed:
-    """What stands somewhere in a file: ``path``, ``line`` (from 1), and both as text."""
+    """What stands somewhere in a file: ``path``, ``line`` (from 1), and both as text.
+
+    A pickle of it has the place, without the words of the file around it.
+    """
 
     __slots__ = ("_line", "_words", "at")
 
-    def __init__(self, words: Words, at: int) -> None:
+    def __init__(self, words: Words | _File, at: int) -> None:
         self._words = words
         self._line = 0
         self.at = at
+
+    def __getstate__(self) -> dict[str, object]:
+        names = [name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ())]
+        state = {name: getattr(self, name) for name in names}
+        state["_words"], state["_line"] = _File(self.path), self.line
+        return state
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
 
     @property
     def path(self) -> str:
@@ -99,7 +151,7 @@ class _Placed:
     @property
     def line(self) -> int:
         # Found when it is asked for: of thousands of blocks, one decides.
-        if not self._line:
+        if not self._line and not isinstance(self._words, _File):
             self._line = self._words.place(self.at)[0]
         return self._line
 
@@ -112,13 +164,15 @@ class _Placed:
 class Statement(_Placed):
     """What a block says: what is sent in place of the login name.
 
-    ``kind``: the keyword; ``arguments``: the texts of a reply (octets), or the host's address as text and the
-    port of a forward.
+    ``kind``: the keyword; ``arguments``: the texts of a reply (octets), or the host (its address as text, or a
+    `HostName`) and the port of a forward (`Unknown`: the service's name could not be looked up).
     """
 
     __slots__ = ("arguments", "kind")
 
-    def __init__(self, kind: str, arguments: tuple[bytes, ...] | tuple[str, int], words: Words, at: int) -> None:
+    def __init__(
+        self, kind: str, arguments: tuple[bytes, ...] | tuple[str | HostName, int | Unknown], words: Words, at: int
+    ) -> None:
         super().__init__(words, at)
         self.kind = kind
         self.arguments = arguments
@@ -162,17 +216,72 @@ class UserBlock(_Placed):
         self.statement = statement
 
 
+class Section(_Placed):
+    """One user's block of the system file: the ``name`` after ``user``, and its ``ranges``.
+
+    ``number``: the uid that the name is in decimal, which counts where it is nobody's login name; -1: it is none.
+    """
+
+    __slots__ = ("name", "number", "ranges")
+
+    def __init__(self, name: bytes, number: int, ranges: list[Range], words: Words, at: int) -> None:
+        super().__init__(words, at)
+        self.name = name
+        self.number = number
+        self.ranges = ranges
+
+
 class System:
     """What the system file says.
 
-    ``path``; ``default``: the ranges of its default block, or None without one; ``users``: the ranges of each
-    uid's block; ``notices``: what its author surely did not mean.
+    ``path``; ``default``: the ranges of its default block, or None without one; ``sections``: the blocks for users;
+    ``hosts``: what is remembered of its host names; ``notices``: what its author surely did not mean; those in
+    ``missing`` are about users and hosts that there are not, which may change while the file does not.
+
+    By whose they are now, see `assign`: ``users``: the ranges of each uid's block; ``doubtful``: those of blocks of
+    whom it is not known, each with the reason; ``twice``: why a uid's block is not known, where it has two.
     """
 
-    __slots__ = ("default", "notices", "path", "users")
+    __slots__ = ("default", "doubtful", "hosts", "missing", "notices", "path", "sections", "twice", "users")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, hosts: Hosts) -> None:
         self.path = path
+        self.hosts = hosts
         self.default: list[Range] | None = None
+        self.sections: list[Section] = []
         self.users: dict[int, list[Range]] = {}
+        self.doubtful: list[tuple[list[Range], Unknown]] = []
+        self.twice: dict[int, Unknown] = {}
         self.notices: list[Notice] = []
+        self.missing: list[Notice] = []
+
+    def assign(self, uids: Uids) -> list[tuple[Section, Section]]:
+        """Give each block to the user who has its name now; return the pairs that are one user's.
+
+        A name that is nobody's has no effect. A name that could not be asked for may be anybody's.
+        """
+        taken: dict[int, Section] = {}
+        pairs = []
+        for section in self.sections:
+            uid = uids[section.name]
+            if isinstance(uid, Unknown):
+                self.doubtful.append((section.ranges, uid))
+                continue
+            if uid is None:
+                uid = section.number
+            if uid in taken:
+                pairs.append((taken[uid], section))
+                reason = f"{taken[uid].rule} and {section.rule} are both about uid {uid}"
+                self.twice[uid] = Unknown(reason)
+            elif uid >= 0:
+                taken[uid] = section
+                self.users[uid] = section.ranges
+        return pairs
+
+    def assigned_again(self, uids: Uids) -> System:
+        """Return the same rules, for those who have the names by now."""
+        again = System(self.path, self.hosts)
+        again.default, again.sections = self.default, self.sections
+        again.notices, again.missing = self.notices, self.missing
+        again.assign(uids)
+        return again

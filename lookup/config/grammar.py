@@ -24,11 +24,11 @@ from __future__ import annotations
 
 import re
 
-from ..errors import ConfigError
+from ..errors import ConfigError, Unknown
 from ..users import database
 from ..users.names import LAST_UID
-from .blocks import EVERYWHERE, Range, System, UserBlock
-from .names import Unasked
+from .blocks import EVERYWHERE, Range, Section, System, UserBlock
+from .names import Hosts, Resolver
 from .parser import CAPABILITIES, STATEMENTS, Parser
 from .words import shown
 
@@ -36,11 +36,11 @@ TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .blocks import Statement, Where
+    from .blocks import Statement, Uids, Where
     from .names import Names
     from .words import Notice
 
-    Uids = Callable[[Iterable[bytes]], "dict[bytes, int | None]"]
+    AskUids = Callable[[Iterable[bytes]], Uids]
 
 #: Replies in one line of the system file; oidentd refuses more.
 MAX_FORCED_REPLIES = 255
@@ -50,23 +50,32 @@ _SPOOF, _SPOOF_MORE = CAPABILITIES[b"spoof"], CAPABILITIES[b"spoof_all"] | CAPAB
 # uid = [ 1*blank ] [ "+" / "-" ] 1*DIGIT     ; strtol(3)'s, as oidentd reads it
 _UID = rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})"
 
+#: What is meant as a number, and is nobody's name (useradd(8)), whether or not a uid can be that.
+_ANY_NUMBER = rb"[ \t\n\v\f\r]*[+-]?[0-9]+"
+
 
 def parse_system(
-    data: bytes, path: str, uids: Uids = database.uids, notices: list[Notice] | None = None
+    data: bytes, path: str, uids: AskUids = database.uids, notices: list[Notice] | None = None
 ) -> System:
     """Return what a system file says.
 
-    May block as the name service does, and for `names.NAME_SECONDS` on host names.
+    May block as the name service does, and with ``notices`` for `names.NAME_SECONDS` on host names.
 
     :param data: the file's octets, in no particular encoding.
     :param path: its name, for messages.
     :param uids: finds the uids of login names.
-    :param notices: takes what its author surely did not mean, up to an error.
+    :param notices: takes what its author surely did not mean, up to an error, and which hosts there are not.
     :raises ConfigError: at the first thing that does not parse.
     """
     file = _SystemFile(data, path)
     try:
-        return file.parse(uids)
+        system = file.parse(uids)
+        if notices is not None:
+            resolver = Resolver()
+            system.missing += file.unresolvable(
+                lambda name, octets: system.hosts.addresses(name, octets, resolver.addresses)
+            )
+        return system
     finally:
         if notices is not None:
             notices += file.notices
@@ -77,34 +86,30 @@ def parse_user(
 ) -> list[UserBlock]:
     """Return the blocks of a user's file, in its order.
 
-    May block for `names.NAME_SECONDS` on host names.
+    May block for `names.NAME_SECONDS` on names of services, and with ``notices`` on host names.
 
     :param data: the file's octets, in no particular encoding.
     :param path: its name, for messages.
-    :param notices: takes what its author surely did not mean.
+    :param notices: takes what its author surely did not mean, and which hosts there are not.
     :param names: remembers and bounds what the name service is asked, where a file is read several times.
     :raises ConfigError: at the first thing that does not parse.
     """
-    # Half an address, in a file that is being written, looks like a host name: only whole files are worth a question.
-    unasked = Unasked()
-    file = _UserFile(data, path, unasked)
+    file = _UserFile(data, path, names)
     blocks = file.parse()
-    if unasked.postponed:
-        file = _UserFile(data, path, names)
-        blocks = file.parse()
     if notices is not None:
         file.overridden(blocks)
+        file.unresolvable(Resolver().addresses)
         notices += file.notices
     return blocks
 
 
 def parse_without_names(data: bytes, path: str) -> tuple[list[UserBlock], bool]:
-    """Return the blocks of a user's file without resolving host names, and whether it has none, so that all is known.
+    """Return the blocks of a user's file, and whether that is all that can be known of them.
 
     :raises ConfigError: at the first thing that does not parse.
     """
-    unasked = Unasked()
-    return _UserFile(data, path, unasked).parse(), not unasked.postponed
+    # Host names are looked up when a block with one may decide.
+    return parse_user(data, path), True
 
 
 class _UserFile(Parser):
@@ -130,16 +135,14 @@ class _SystemFile(Parser):
 
     def __init__(self, data: bytes, path: str) -> None:
         super().__init__(data, path)
-        self.system = System(path)
+        self.system = System(path, Hosts())
         self.system.notices = self.notices
         self.inherited = 0
         self.default_at = -1
-        #: Index and text of each name after "user", and the block's ranges.
-        self.blocks: list[tuple[int, bytes, list[Range]]] = []
         self.sets: dict[int, frozenset[str]] = {}
         self.known: dict[tuple[object, ...], tuple[Where, frozenset[str]]] = {}
 
-    def parse(self, uids: Uids) -> System:
+    def parse(self, uids: AskUids) -> System:
         try:
             while self.tokens[self.at]:
                 if self.keyword() == b"user":
@@ -149,32 +152,44 @@ class _SystemFile(Parser):
                 else:
                     self.unexpected("default or user")
         except ConfigError:
-            # A name further up may be wrong too, and the first error counts.
+            # Two blocks further up may be one user's, and the first error counts.
             self.assign(uids)
             raise
         self.assign(uids)
         return self.system
 
-    def assign(self, uids: Uids) -> None:
+    def assign(self, uids: AskUids) -> None:
         """Give each user block to its uid; all names are looked up at once, as each costs a read otherwise."""
-        found = uids([name for _, name, _ in self.blocks])
-        assigned = self.system.users
-        for at, name, ranges in self.blocks:
-            uid = found[name]
-            if uid is None:
-                uid = _number(name)
-            if uid < 0:
-                self.words.fail(at, f"a login name or a uid expected, not {shown(self.tokens[at])}")
-            if uid in assigned:
-                first = self.words.place(assigned[uid][0].at)[0]
-                self.words.fail(at, f"one block for each user expected, but uid {uid} has one at line {first}")
-            assigned[uid] = ranges
+        system = self.system
+        found = uids([section.name for section in system.sections])
+        for first, second in system.assign(found):
+            uid = found[second.name]
+            uid = second.number if uid is None else uid
+            reason = f"one block for each user expected, but uid {uid} has one at line {first.ranges[0].line}"
+            # Two names may become one user's at any time, and that is no reason to be silent about the others.
+            if first.name == second.name or first.number >= 0 or second.number >= 0:
+                self.words.fail(second.at, reason)
+            self.missing(second, f"{reason}: nothing is replied about this user")
+        for section in system.sections:
+            uid = found[section.name]
+            shown_name = shown(self.tokens[section.at])
+            if isinstance(uid, Unknown):
+                self.missing(section, f"who {shown_name} is can't be found out: {uid.reason}")
+            elif uid is None and section.number < 0:
+                self.missing(section, f"there is no user {shown_name}: this block has no effect")
+
+    def missing(self, section: Section, reason: str) -> None:
+        self.system.missing.append(self.words.notice(section.at, reason))
+        self.notices.append(self.system.missing[-1])
 
     def user_block(self) -> None:
         self.at += 1
         at = self.at
         name = self.string("a login name or a uid").partition(b"\0")[0]
-        self.blocks.append((at, name, self.user_ranges(at + 1)))
+        number = _number(name)
+        if number < 0 and (not name or re.fullmatch(_ANY_NUMBER, name)):
+            self.words.fail(at, f"a login name or a uid expected, not {shown(self.tokens[at])}")
+        self.system.sections.append(Section(name, number, self.user_ranges(at + 1), self.words, at))
 
     def user_ranges(self, begin: int) -> list[Range]:
         """Take the ranges of a user block. Thousands of blocks often say the same, so what one says is kept.
@@ -206,7 +221,7 @@ class _SystemFile(Parser):
             reason = "a second default block: the ranges of the first, at line {line}, don't count any more"
             self.notice(at, reason, self.default_at)
         self.default_at = at
-        if self.blocks and self.inherited & ~before:
+        if self.system.sections and self.inherited & ~before:
             self.notice(at, "the user blocks above this default block inherit nothing from it")
 
     def ranges(self, of_default: bool) -> list[Range]:

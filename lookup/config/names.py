@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import time
 
 from ..connection import pack, unpack
 from ..deadline import within
+from ..errors import Unknown
+from .blocks import HostName, quoted
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
+    from .blocks import Resolve
+
     #: An address as its 4 or 16 octets, and how many of its first bits count.
     Network = tuple[bytes, int]
     Result = TypeVar("Result")
 
-#: Seconds that all the names of one file may take together. Clients wait for the reply meanwhile, the
+#: Seconds that all the names that one query needs may take together. Clients wait for the reply meanwhile, the
 #: most hasty of them for 3 to 5 s, and the rest of the lookup needs its share.
 NAME_SECONDS = 2.0
+
+#: Seconds from the question for which the addresses of a name in the system file hold, and for which it is not asked
+#: again where there was no answer. Whoever runs the name server may change them meanwhile.
+HOST_SECONDS, UNANSWERED_SECONDS = 60.0, 5.0
+
+#: Seconds from the question for which addresses hold in any case, while the name server does not answer.
+KEPT_SECONDS = 3600.0
+
+#: Where the names of services are, and their numbers (services(5)).
+_SERVICES = "/etc/services"
 
 # None of these is compiled before it is needed: most files name no host, and each takes 0.2 ms.
 
@@ -34,103 +49,16 @@ _IPV4 = rb"(?i:0x[0-9a-f]+|[0-9]+)(?:\.(?i:0x[0-9a-f]+|[0-9]+)){0,3}"
 _NO_NAME = rb"\*?|(?s:.*[\0- \x7f].*)"
 
 
-class Names:
-    """The resolver and the services of this host, asked for one file within a bound of time.
+class _Bounded:
+    """Asks the name service within a bound of time.
 
     :param seconds: that all questions may take together.
     """
 
     def __init__(self, seconds: float = NAME_SECONDS) -> None:
         self._left = seconds
-        self._packed: dict[bytes, bytes] = {}
-        self._ports: dict[bytes, int] = {}
 
-    def network(self, text: bytes) -> Network:
-        """Return the network that a filter names: an address, ``address/bits``, or a host name.
-
-        :raises ValueError: it is none of these; the text says what was expected.
-        """
-        address, slash, bits = text.partition(b"/")
-        if slash:
-            return _network(address, bits)
-        packed = self._resolve(text)
-        return packed, 8 * len(packed)
-
-    def host(self, text: bytes) -> str:
-        """Return the address of a host to connect to, with the scope that it was given.
-
-        :raises ValueError: as `network`'s.
-        """
-        if b"/" in text:
-            raise ValueError("a host expected, not a network")
-        scope = text.partition(b"%")[2].decode("latin-1")
-        address = unpack(self._resolve(text))
-        return f"{address}%{scope}" if scope else address
-
-    def ports(self, text: bytes) -> tuple[int, int]:
-        """Return the first and the last of ``port``, ``first:last``, ``first:``, ``:last`` or ``:``.
-
-        :raises ValueError: it is none of these; the text says what was expected.
-        """
-        first, colon, last = text.partition(b":")
-        # Nothing at all is port 1, as oidentd has it.
-        low = self.port(first) if first else 1
-        if not colon:
-            return low, low
-        return low, self.port(last) if last else 65535
-
-    def port(self, text: bytes) -> int:
-        """Return the port that a TCP service has, or that a number is.
-
-        :raises ValueError: it is neither; the text says what was expected.
-        """
-        if text in self._ports:
-            return self._ports[text]
-        # Most ports are digits, which need no expression.
-        match = None if text.isdigit() else re.fullmatch(_PORT, text)
-        # Five digits after any zeros: int() takes time that grows with the square of the length.
-        number = (text if match is None else match[1]).lstrip(b"0")
-        port = int(number) if number.isdigit() and len(number) <= 5 else 0
-        if match is None and not text.isdigit():
-            port = self._service(text)
-        if not 1 <= port <= 65535:
-            raise ValueError("a port from 1 to 65535, the name of a TCP service, or first:last expected")
-        self._ports[text] = port
-        return port
-
-    def _service(self, text: bytes) -> int:
-        if re.fullmatch(_NO_NAME, text) or not text.isascii():
-            return 0
-        try:
-            return self._within(socket.getservbyname, text.decode("ascii"), "tcp")
-        except TimeoutError:
-            raise ValueError("the name service did not answer in time about this service") from None
-        except OSError:
-            # No errno: there is no such service.
-            return 0
-
-    def _resolve(self, text: bytes) -> bytes:
-        if text not in self._packed:
-            self._packed[text] = _literal(text) or self._lookup(text)
-        return self._packed[text]
-
-    def _lookup(self, name: bytes) -> bytes:
-        if re.fullmatch(_NO_NAME, name):
-            raise ValueError("an address, a network or a host name expected")
-        return self._ask(name)
-
-    def _ask(self, name: bytes) -> bytes:
-        try:
-            found = self._within(socket.getaddrinfo, name, None, 0, socket.SOCK_STREAM)
-            return pack(str(found[0][4][0]).partition("%")[0])[0]
-        except TimeoutError:
-            raise ValueError("the name service did not answer in time about this host name") from None
-        except (OSError, UnicodeError) as error:
-            # EAI_NONAME, EAI_AGAIN and the like: no such host, or nobody to ask.
-            reason = getattr(error, "strerror", None) or error
-            raise ValueError(f"an address, a network or a host name expected ({reason})") from None
-
-    def _within(self, function: Callable[..., Result], *arguments: object) -> Result:
+    def within(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Call what may block, as long as there is time left.
 
         :raises TimeoutError: no time is left.
@@ -145,14 +73,183 @@ class Names:
             self._left -= time.monotonic() - began
 
 
-class Unasked(Names):
-    """Asks for no host's address, but notes as ``postponed`` that there is one to ask for."""
+class Names(_Bounded):
+    """What the words of one file mean that name addresses and ports. The services of this host are asked."""
 
-    postponed = False
+    def __init__(self, seconds: float = NAME_SECONDS) -> None:
+        super().__init__(seconds)
+        self._ports: dict[bytes, int | Unknown] = {}
 
-    def _ask(self, name: bytes) -> bytes:
-        self.postponed = True
-        return bytes(4)
+    @staticmethod
+    def network(text: bytes) -> Network | HostName:
+        """Return the network that a filter names: an address, ``address/bits``, or a host name, which is not looked up.
+
+        :raises ValueError: it is none of these; the text says what was expected.
+        """
+        address, slash, bits = text.partition(b"/")
+        if slash:
+            return _network(address, bits)
+        packed = _literal(text)
+        return _host_name(text) if packed is None else (packed, 8 * len(packed))
+
+    @staticmethod
+    def host(text: bytes) -> str | HostName:
+        """Return the address of a host to connect to, with the scope that it was given; or its name.
+
+        :raises ValueError: as `network`'s.
+        """
+        if b"/" in text:
+            raise ValueError("a host expected, not a network")
+        packed = _literal(text)
+        if packed is None:
+            return _host_name(text)
+        scope = text.partition(b"%")[2].decode("latin-1")
+        return f"{unpack(packed)}%{scope}" if scope else unpack(packed)
+
+    def ports(self, text: bytes) -> tuple[int, int] | Unknown:
+        """Return the first and the last of ``port``, ``first:last``, ``first:``, ``:last`` or ``:``.
+
+        `Unknown`: it has the name of a service that can't be looked up.
+
+        :raises ValueError: it is none of these; the text says what was expected.
+        """
+        first, colon, last = text.partition(b":")
+        # Nothing at all is port 1, as oidentd has it.
+        low = self.port(first) if first else 1
+        high = low if not colon else self.port(last) if last else 65535
+        for port in (low, high):
+            if isinstance(port, Unknown):
+                return port
+        assert isinstance(low, int) and isinstance(high, int)
+        return low, high
+
+    def port(self, text: bytes) -> int | Unknown:
+        """Return the port that a TCP service has, or that a number is. `Unknown`: the service can't be looked up.
+
+        :raises ValueError: it is neither; the text says what was expected.
+        """
+        if text in self._ports:
+            return self._ports[text]
+        # Most ports are digits, which need no expression.
+        match = None if text.isdigit() else re.fullmatch(_PORT, text)
+        # Five digits after any zeros: int() takes time that grows with the square of the length.
+        number = (text if match is None else match[1]).lstrip(b"0")
+        port: int | Unknown = int(number) if number.isdigit() and len(number) <= 5 else 0
+        if match is None and not text.isdigit():
+            port = self._service(text)
+        if isinstance(port, int) and not 1 <= port <= 65535:
+            raise ValueError("a port from 1 to 65535, the name of a TCP service, or first:last expected")
+        self._ports[text] = port
+        return port
+
+    def _service(self, text: bytes) -> int | Unknown:
+        if re.fullmatch(_NO_NAME, text) or not text.isascii():
+            return 0
+        try:
+            return self.within(socket.getservbyname, text.decode("ascii"), "tcp")
+        except TimeoutError:
+            return Unknown(f"the service {quoted(text)}: the name service did not answer in time")
+        except OSError as error:
+            # No errno: there is no such service, or the file could not be read.
+            return _listed_port(text) if error.errno is None else Unknown(f"the service {quoted(text)}: {error}")
+
+
+class Resolver(_Bounded):
+    """The addresses of host names, asked for one query. Each is asked for once."""
+
+    def __init__(self, seconds: float = NAME_SECONDS) -> None:
+        super().__init__(seconds)
+        self._found: dict[tuple[bytes, int], tuple[bytes, ...] | Unknown] = {}
+
+    def addresses(self, name: HostName, octets: int = 0) -> tuple[bytes, ...] | Unknown:
+        """Return a name's addresses of 4 or 16 octets, or (0) all, in the resolver's order. May block.
+
+        `Unknown`: there is no such name, or it can't be found out, which few resolvers tell apart for certain.
+        """
+        key = name, octets
+        if key not in self._found:
+            self._found[key] = self._ask(name, octets)
+        return self._found[key]
+
+    def _ask(self, name: HostName, octets: int) -> tuple[bytes, ...] | Unknown:
+        try:
+            # Of both families at once: that is how the C library reads all lines of /etc/hosts.
+            found = self._packed(name, socket.AF_UNSPEC)
+            if not octets:
+                return found
+            wanted = tuple(packed for packed in found if len(packed) == octets)
+            return wanted or self._of_one_family(name, octets)
+        except TimeoutError:
+            return Unknown(f"the addresses of {quoted(name)}: the name service did not answer in time")
+        except (OSError, UnicodeError) as error:
+            # EAI_NONAME, EAI_AGAIN and the like: no such host, or nobody to ask.
+            return Unknown(f"the addresses of {quoted(name)}: {getattr(error, 'strerror', None) or error}")
+
+    def _of_one_family(self, name: HostName, octets: int) -> tuple[bytes, ...]:
+        """Return the addresses of a name that has others, so that these may have none, or could not be asked for."""
+        try:
+            return self._packed(name, socket.AF_INET if octets == 4 else socket.AF_INET6)
+        except socket.gaierror as error:
+            # What the name service says of a name that exists. EAI_AGAIN, EAI_FAIL: it could not say.
+            if error.errno in (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY):
+                return ()
+            raise
+
+    def _packed(self, name: HostName, family: int) -> tuple[bytes, ...]:
+        # Otherwise the C library, without a host.conf(5) that says so, reads only a name's first line in /etc/hosts.
+        os.environ.setdefault("RESOLV_MULTI", "on")
+        found = self.within(socket.getaddrinfo, bytes(name), None, family, socket.SOCK_STREAM)
+        return tuple(dict.fromkeys(pack(str(one[4][0]).partition("%")[0])[0] for one in found))
+
+
+class Hosts:
+    """What is remembered of the host names in the system file: `HOST_SECONDS`, `UNANSWERED_SECONDS`, `KEPT_SECONDS`."""
+
+    def __init__(self) -> None:
+        #: When it was asked for, and what came of it; and the same of the last time that there was an answer.
+        self._asked: dict[tuple[bytes, int], tuple[float, tuple[bytes, ...] | Unknown]] = {}
+        self._answered: dict[tuple[bytes, int], tuple[float, tuple[bytes, ...]]] = {}
+
+    def addresses(self, name: HostName, octets: int, ask: Resolve) -> tuple[bytes, ...] | Unknown:
+        """Return the addresses that still hold, or ask."""
+        key, now = (name, octets), time.monotonic()
+        asked, found = self._asked.get(key, (0.0, None))
+        if found is None or now >= asked + (UNANSWERED_SECONDS if isinstance(found, Unknown) else HOST_SECONDS):
+            found = ask(name, octets)
+            if isinstance(found, Unknown) and found.unasked:
+                return found
+            self._asked[key] = now, found
+        if not isinstance(found, Unknown):
+            self._answered[key] = self._asked[key][0], found
+            return found
+        answered, last = self._answered.get(key, (0.0, None))
+        return last if last is not None and now < answered + KEPT_SECONDS else found
+
+
+def _host_name(text: bytes) -> HostName:
+    if re.fullmatch(_NO_NAME, text):
+        raise ValueError("an address, a network or a host name expected")
+    return HostName(text)
+
+
+def _listed_port(text: bytes) -> int | Unknown:
+    """Return the port that a service has which the C library does not find: 0, it is not in the file either."""
+    try:
+        with open(_SERVICES, "rb") as services:
+            lines = services.read().split(b"\n")
+    except FileNotFoundError:
+        # ENOENT: there are no services.
+        return 0
+    except OSError as error:
+        # EMFILE, EIO, EACCES: there may be such a service.
+        return Unknown(f"the service {quoted(text)}: {_SERVICES}: {error.strerror}")
+    for line in lines:
+        # line = name blanks port "/" protocol *( blanks alias ) [ "#" comment ]
+        words = line.partition(b"#")[0].split()
+        if text in words[:1] + words[2:] and words[1].endswith(b"/tcp"):
+            port = words[1][:-4]
+            return int(port) if port.isdigit() and len(port) <= 5 else 0
+    return 0
 
 
 def _literal(text: bytes) -> bytes | None:

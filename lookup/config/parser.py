@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .blocks import EVERYWHERE, Statement, Where
+from ..errors import Unknown
+from .blocks import EVERYWHERE, HostName, Statement, Where
 from .names import Names
 from .words import Words, shown
 
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn, TypeVar
 
-    from .blocks import Range, UserBlock
+    from .blocks import Range, Resolve, UserBlock
+    from .words import Notice
 
     Meaning = TypeVar("Meaning")
 
@@ -42,6 +44,8 @@ class Parser:
         self.tokens = self.words.tokens
         self.notices = self.words.notices
         self.names = names or Names()
+        #: The host names, and where the first of each is.
+        self.hosts: dict[HostName, int] = {}
         self.at = 0
 
     def keyword(self) -> bytes:
@@ -96,12 +100,15 @@ class Parser:
 
     def filter(self, where: Where, name: bytes) -> None:
         if name in (b"to", b"from"):
-            network = self.meaning(self.names.network, "an address, a network or a host name")
-            setattr(where, "to" if name == b"to" else "from_", network)
+            at = self.at
+            found = self.meaning(self.names.network, "an address, a network or a host name")
+            if isinstance(found, HostName):
+                self.hosts.setdefault(found, at)
+            setattr(where, "to" if name == b"to" else "from_", found)
             return
         at = self.at
         ports = self.meaning(self.names.ports, "a port, the name of a TCP service, or first:last")
-        if ports[0] > ports[1]:
+        if not isinstance(ports, Unknown) and ports[0] > ports[1]:
             self.notice(at, f"no port is from {ports[0]} to {ports[1]}: this block never applies")
         setattr(where, name.decode("ascii"), ports)
 
@@ -111,12 +118,15 @@ class Parser:
         :param at: the index of its first word.
         :param refuse: the most replies that it may have; 0: any number, of which the first `MAX_REPLIES` count.
         """
-        arguments: tuple[bytes, ...] | tuple[str, int] = ()
+        arguments: tuple[bytes, ...] | tuple[str | HostName, int | Unknown] = ()
         if kind == b"reply":
             arguments = self.replies(refuse)
         elif kind == b"forward":
-            host = self.meaning(self.names.host, "a host")
-            arguments = host, self.meaning(self.names.port, "a port")
+            place = self.at
+            server = self.meaning(self.names.host, "a host")
+            if isinstance(server, HostName):
+                self.hosts.setdefault(server, place)
+            arguments = server, self.meaning(self.names.port, "a port")
         return Statement(kind.decode("ascii"), arguments, self.words, at)
 
     def replies(self, refuse: int) -> tuple[bytes, ...]:
@@ -139,6 +149,16 @@ class Parser:
         elif self.tokens[at] in (b",", b";") or self.tokens[at].startswith(b"//"):
             self.notice(at, f"{shown(text)} is one more reply here, neither a separator nor a comment")
         return text
+
+    def unresolvable(self, resolve: Resolve) -> list[Notice]:
+        """Give notice of host names that have no addresses, and return those. May block as the resolver does."""
+        missing = []
+        for name, at in self.hosts.items():
+            found = resolve(name, 0)
+            if isinstance(found, Unknown):
+                missing.append(self.words.notice(at, f"whom this block is about is not known: {found.reason}"))
+        self.notices += missing
+        return missing
 
     def overridden(self, blocks: Sequence[Range | UserBlock]) -> None:
         """Give notice of blocks that never apply, because a later one takes whatever they match."""

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import os
 
-from ..connection import MAX_USER_ID, can_be_sent
+from ..connection import can_be_sent, unpack
 from ..errors import Unknown
-from .blocks import pack_end, quoted
+from .blocks import HostName, pack_end, quoted, unresolved
+from .selection import Selection
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Protocol, TypeVar
+    from typing import Optional, Protocol, TypeVar
 
     from ..connection import Address
-    from .blocks import End, Range, Statement, System, UserBlock
+    from .blocks import Range, Resolve, Statement, System, UserBlock
     from .user_file import UserFile
 
     Item = TypeVar("Item")
-    Block = TypeVar("Block", Range, UserBlock)
+
+    #: A range of the system file, and a block of the owner's file, that may be the ones that count.
+    _Case = tuple[Optional[Range], Optional[UserBlock]]
 
     class Choose(Protocol):
         """What picks one item of a sequence at random."""
@@ -37,8 +40,12 @@ _ALPHABET = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 #: Far ports below this one are the privileged ones (ip(7)), whose servers may trust the name.
 _PRIVILEGED = 1024
 
-#: What clients strip from a name's ends: C's isspace(3), and the control characters that are blank to some.
-_BLANKS = b" \t\n\v\f\r\x1c\x1d\x1e\x1f"
+#: How often a name is made up anew that turns out to be somebody's.
+_ATTEMPTS = 5
+
+#: What a user's file may ask for so that their name is not told. Where none of it is allowed, and the file can't be
+#: read, it is told.
+_DISGUISES = frozenset(("hide", "random", "random_numeric", "numeric"))
 
 _NO_RULE = "no rule"
 
@@ -46,7 +53,8 @@ _NO_RULE = "no rule"
 class Decision:
     """What is sent for an owner, and why.
 
-    ``user``: the user id in octets, None where the owner is hidden (HIDDEN-USER); ``login``: their login name;
+    ``user``: the user id in octets, None where the owner is hidden (HIDDEN-USER), and ``system``: what kind it is
+    (``"OTHER"``: a uid that has no name); ``login``: their login name, or ``""``;
     ``rule`` and ``statement_at``: the blocks that decided, as ``path:line`` (``"no rule"``; ``""``: the owner's file
     was not asked for, or says nothing about the connection); ``path``: the owner's file that counts; ``files``: what
     became of their files, as pairs of (worth a line in the log, text); ``steps``: the reasons in order, for a person;
@@ -57,12 +65,14 @@ class Decision:
     """
 
     __slots__ = (
-        "files", "impersonated", "lacking", "login", "path", "rule", "statement_at", "steps", "unknown", "user",
+        "files", "impersonated", "lacking", "login", "path", "rule", "statement_at", "steps", "system", "unknown",
+        "user",
     )  # fmt: skip
 
     def __init__(self, login: str) -> None:
         self.login = login
         self.user: bytes | None = None
+        self.system = "UNIX"
         self.rule = _NO_RULE
         self.statement_at = self.path = self.impersonated = ""
         self.files: list[tuple[bool, str]] = []
@@ -94,49 +104,48 @@ def decide(
     uid_of: Callable[[bytes], int | Unknown | None],
     forward: Callable[[str, int], bytes | Unknown | None],
     choose: Choose = pick,
+    resolve: Resolve = unresolved,
+    resolve_rule: Resolve = unresolved,
 ) -> Decision:
     """Return what is sent for a connection's owner.
 
-    What the last three functions return may be `Unknown`: then the decision has it as ``unknown``.
+    What these functions return may be `Unknown`. Then the decision is made both ways, or all ways, and where these
+    differ it has it as ``unknown``; where something was not asked yet, at once.
 
-    :param login: the owner's login name.
+    :param login: the owner's login name; ``b""``: they have none.
     :param server: our end as ``(host, port)``; :param client: the far end.
     :param system: what the system file says; None: there is none, and nobody may do anything.
     :param read_user_file: returns what the owner's file says. Called only where nothing is forced on them.
     :param uid_of: returns the uid that a login name has, or None.
     :param forward: asks the ident server at ``(host, port)``; None: it names nobody. Called only where it is allowed.
     :param choose: returns one item of a sequence at random.
+    :param resolve: returns the addresses of a host name in the owner's file; :param resolve_rule: in the system file.
     :raises ValueError: a host is not an address. What the functions raise is passed on.
     """
-    question = _Question(owner_uid, login, client[1], uid_of, forward, choose)
-    explain, decision = question.explain, question.decision
+    question = _Question(owner_uid, login, client[1], uid_of, forward, choose, resolve)
     if system is None:
-        explain("there is no system file, so nobody may do anything")
+        question.explain("there is no system file, so nobody may do anything")
         return question.send_login()
-    ends = pack_end(server), pack_end(client)
-    rule = question.find_rule(system, ends)
-    if rule is not None and rule.force is not None:
-        explain(f"it forces {rule.force} (line {rule.force.line})")
-        return question.do_forced(rule.force)
-    found = read_user_file()
-    if isinstance(found, Unknown):
-        return question.give_up(found)
-    decision.path, decision.files = found.path, found.report()
-    block = _last_match(found.blocks, ends)
-    if block is None:
-        explain("the owner's file says nothing about this connection")
-        return question.send_login()
-    decision.statement_at = block.rule
-    explain(f"the owner's statement at {block.rule} is the last that matches: {block.statement}")
-    return question.do_stated(block.statement, rule.capabilities if rule else frozenset())
-
-
-def _last_match(blocks: Sequence[Block], ends: tuple[End, End]) -> Block | None:
-    """Return the block that counts: the last one that matches."""
-    for block in reversed(blocks):
-        if block.where.matches_packed(*ends):
-            return block
-    return None
+    selection = Selection((pack_end(server), pack_end(client)), question.explain)
+    rules = selection.rules(system, owner_uid, resolve_rule)
+    question.decision.rule = selection.rule or _NO_RULE
+    if isinstance(rules, Unknown):
+        return question.give_up(rules)
+    cases: list[_Case] = [(rule, None) for rule in rules if rule is not None and rule.force is not None]
+    free = [rule for rule in rules if rule is None or rule.force is None]
+    if free:
+        found = read_user_file()
+        if isinstance(found, Unknown):
+            if found.unasked or any(rule is not None and rule.capabilities & _DISGUISES for rule in free):
+                return question.give_up(found)
+            question.decision.files = [(True, found.reason)]
+            question.explain("the owner's file can't be read, but may not hide them")
+            blocks: list[UserBlock | None] = [None]
+        else:
+            question.decision.path, question.decision.files = found.path, found.report()
+            blocks = selection.blocks(found.blocks, resolve)
+        cases += [(rule, block) for rule in free for block in blocks]
+    return question.decide_alike(cases, selection.doubt)
 
 
 class _Question:
@@ -150,6 +159,7 @@ class _Question:
         uid_of: Callable[[bytes], int | Unknown | None],
         forward: Callable[[str, int], bytes | Unknown | None],
         choose: Choose,
+        resolve: Resolve,
     ) -> None:
         self.owner_uid = owner_uid
         self.login = login
@@ -157,33 +167,59 @@ class _Question:
         self.uid_of = uid_of
         self.forward = forward
         self.choose = choose
+        self.resolve = resolve
+        #: What was picked or made up, by the statement that it is for.
+        self.picked: dict[object, bytes] = {}
         self.decision = Decision(os.fsdecode(login))
         self.explain = self.decision.steps.append
 
-    def find_rule(self, system: System, ends: tuple[End, End]) -> Range | None:
-        """Return the range of the system file that counts: the user's own, else the default block's."""
-        own = system.users.get(self.owner_uid)
-        if own is not None:
-            found = _last_match(own, ends)
-            if found is not None:
-                return self.found_rule(found, "the user's own block")
-            self.explain(f"no block for this user in {system.path} matches")
-        if system.default is None:
-            self.explain(f"{system.path} has no default block, so nothing is allowed")
-            return None
-        found = _last_match(system.default, ends)
-        if found is not None:
-            return self.found_rule(found, "the default block")
-        self.explain(f"nothing in the default block of {system.path} matches, so nothing is allowed")
-        return None
+    def decide_alike(self, cases: list[_Case], doubt: Unknown | None) -> Decision:
+        """Decide each case; where the reply is the same in all, that is sent.
 
-    def found_rule(self, found: Range, of: str) -> Range:
-        self.decision.rule = found.rule
-        allowed = ", ".join(sorted(found.capabilities)) or "nothing"
-        self.explain(f"the rule at {found.rule}, in {of}, is the last that matches")
-        if found.force is None:
-            self.explain(f"it allows {allowed}")
-        return found
+        :param doubt: why there are several; None: there is one.
+        """
+        if doubt is not None and doubt.unasked:
+            return self.give_up(doubt)
+        different = list({_effect(*case): case for case in reversed(cases)}.values())[::-1]
+        if doubt is None or len(different) == 1:
+            return self.decide_case(*different[0])
+        first: Decision | None = None
+        for case in different:
+            # Another server is not asked on behalf of a block that may not apply.
+            one = self.fork(doubt).decide_case(*case)
+            if one.unknown is not None and one.unknown.unasked:
+                return self.give_up(one.unknown)
+            first = first or one
+            if one.unknown is not None or (one.system, one.user) != (first.system, first.user):
+                return self.give_up(doubt)
+        assert first is not None
+        first.steps.append("the reply is the same whether the blocks apply that can't be judged, or not")
+        return first
+
+    def decide_case(self, rule: Range | None, block: UserBlock | None) -> Decision:
+        """Decide what comes of one range of the system file and one block of the owner's."""
+        if rule is not None and rule.force is not None:
+            self.decision.rule = rule.rule
+            self.explain(f"it forces {rule.force} (line {rule.force.line})")
+            return self.do_forced(rule.force)
+        if block is None:
+            self.explain("the owner's file says nothing about this connection")
+            return self.send_login()
+        self.decision.statement_at = block.rule
+        self.explain(f"the owner's statement at {block.rule} is the last that matches: {block.statement}")
+        return self.do_stated(block.statement, rule.capabilities if rule else frozenset())
+
+    def fork(self, doubt: Unknown) -> _Question:
+        """Return the same question, for one of several cases, in which the same names are picked."""
+        fork = _Question(
+            self.owner_uid, self.login, self.far_port, self.uid_of, lambda host, port: doubt, self.choose,
+            self.resolve,
+        )  # fmt: skip
+        fork.picked = self.picked
+        fork.decision.files, fork.decision.path = self.decision.files, self.decision.path
+        fork.decision.rule = self.decision.rule
+        fork.decision.steps += self.decision.steps
+        return fork
 
     # Each of the next returns the decision, so that nothing can follow it.
 
@@ -192,6 +228,10 @@ class _Question:
         return self.decision
 
     def send_login(self) -> Decision:
+        if not self.login:
+            self.explain("the owner has no login name: the uid is sent")
+            self.decision.system = "OTHER"
+            return self.send(b"%d" % self.owner_uid)
         self.explain(f"the login name is sent: {quoted(self.login)}")
         return self.send(self.login)
 
@@ -216,7 +256,10 @@ class _Question:
                 return self.give_up(named)
             return self.hide() if named is None else self.send(named)
         if statement.kind in _MADE_UP:
-            return self.send(self.make_up(statement.kind))
+            name = self.make_up(statement.kind)
+            if isinstance(name, Unknown):
+                return self.give_up(name)
+            return self.hide() if name is None else self.send(name)
         # A forced spoof and its like: the user's file is not read.
         return self.send_login()
 
@@ -231,7 +274,10 @@ class _Question:
         if statement.kind == "hide":
             return self.hide()
         if statement.kind in _MADE_UP:
-            return self.send(self.make_up(statement.kind))
+            name = self.make_up(statement.kind)
+            if isinstance(name, Unknown):
+                return self.give_up(name)
+            return self.send_login() if name is None else self.send(name)
         named = self.ask_server(statement)
         if isinstance(named, Unknown):
             return self.give_up(named)
@@ -243,20 +289,45 @@ class _Question:
         return self.send_login()
 
     def choose_reply(self, statement: Statement) -> bytes:
-        replies = [text for text in statement.arguments if isinstance(text, bytes)]
-        reply = self.choose(replies)
+        replies = tuple(text for text in statement.arguments if isinstance(text, bytes))
+        if replies not in self.picked:
+            self.picked[replies] = self.choose(replies)
+        reply = self.picked[replies]
         if len(replies) > 1:
             self.explain(f"chosen from {len(replies)} replies: {quoted(reply)}")
         return reply
 
-    def make_up(self, kind: str) -> bytes:
-        name = _MADE_UP[kind](self.owner_uid, self.choose)
-        self.explain(f"made up: {quoted(name)}")
-        return name
+    def make_up(self, kind: str) -> bytes | Unknown | None:
+        """Return a name that is nobody's, or None: those that were made up are another user's."""
+        if kind in self.picked:
+            return self.picked[kind]
+        for _ in range(1 if kind == "numeric" else _ATTEMPTS):
+            name = _MADE_UP[kind](self.owner_uid, self.choose)
+            mistaken = self.mistaken_for(name)
+            if isinstance(mistaken, Unknown):
+                return mistaken
+            if not mistaken:
+                self.explain(f"made up: {quoted(name)}")
+                self.picked[kind] = name
+                return name
+            self.explain(f"made up, and not sent, as it is the name of another user: {quoted(name)}")
+        return None
 
     def ask_server(self, statement: Statement) -> bytes | Unknown | None:
         """Return the name that another server gives, or None."""
         host, port = statement.arguments
+        if isinstance(port, Unknown):
+            self.explain(f"where to ask is not known: {port.reason}")
+            return None
+        if isinstance(host, HostName):
+            addresses = self.resolve(host, 0)
+            if isinstance(addresses, Unknown) and addresses.unasked:
+                return addresses
+            if isinstance(addresses, Unknown) or not addresses:
+                reason = addresses.reason if isinstance(addresses, Unknown) else f"{quoted(host)} has no address"
+                self.explain(f"where to ask is not known: {reason}")
+                return None
+            host = unpack(addresses[0])
         assert isinstance(host, str) and isinstance(port, int)
         named = self.forward(host, port)
         if isinstance(named, Unknown):
@@ -293,10 +364,10 @@ class _Question:
         if holder == self.owner_uid:
             self.explain(f"granted: {quoted(name)} is the owner's own name")
             return True
-        mistaken = self.mistaken_for(name)
-        if isinstance(mistaken, Unknown):
+        mistaken = b"" if "spoof_all" in capabilities else self.mistaken_for(name)
+        if isinstance(mistaken, Unknown) and mistaken.unasked:
             return mistaken
-        if mistaken and "spoof_all" not in capabilities:
+        if mistaken and not isinstance(mistaken, Unknown):
             self.decision.impersonated = ascii(mistaken)[1:]
             self.refuse("spoof_all", f"{quoted(mistaken)} is another user's name, and spoof_all is not allowed")
         if "spoof" not in capabilities:
@@ -306,6 +377,8 @@ class _Question:
             self.refuse("spoof_privport", reason)
         if self.decision.lacking:
             return False
+        if isinstance(mistaken, Unknown):
+            return mistaken
         self.explain(f"granted: {quoted(name)} may be sent")
         return True
 
@@ -315,13 +388,9 @@ class _Question:
 
     def mistaken_for(self, name: bytes) -> bytes | Unknown:
         """Return the other user's login name that a client may take a name for, or ``b""``."""
-        sent = name[:MAX_USER_ID]
-        # Some read one word: tcp_wrappers' "%255s", and oidentd where it forwards.
-        stripped = sent.strip(_BLANKS)
-        word = stripped[: next((at for at, octet in enumerate(stripped) if octet in _BLANKS), None)]
-        for form in dict.fromkeys((name, name.strip(_BLANKS), sent, stripped, word)):
-            if not form:
-                continue
+        from .readings import readings  # only where a name is sent that is not the owner's
+
+        for form in readings(name):
             holder = self.uid_of(form)
             if isinstance(holder, Unknown):
                 return holder
@@ -329,6 +398,15 @@ class _Question:
             if holder not in (None, self.owner_uid):
                 return form
         return b""
+
+
+def _effect(rule: Range | None, block: UserBlock | None) -> tuple[object, ...]:
+    """Return what a range of the system file and a block of the owner's come to: the same for the same reply."""
+    if rule is not None and rule.force is not None:
+        return "force", rule.force.kind, rule.force.arguments
+    if block is None:
+        return ("login",)
+    return rule.capabilities if rule else frozenset(), block.statement.kind, block.statement.arguments
 
 
 def _random(uid: int, choose: Choose) -> bytes:

@@ -1,7 +1,7 @@
 """Is a user's file hidden from this process, so that it only looks as if there were none?
 
 systemd hides homes from a service in several ways (ProtectHome=, InaccessiblePaths=, TemporaryFileSystem=, in
-systemd.exec(5)). What is hidden may say anything. A ``TemporaryFileSystem=/`` can't be told from a home that is missing.
+systemd.exec(5)). What is hidden may say anything. ``TemporaryFileSystem=/`` can't be told from a home that is missing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MOUNTS = "/proc/self/mountinfo"
 
 #: Where a tmpfs is nothing special: a home that is missing there is missing.
-_USUAL = ("/", "/tmp", "/var/tmp", "/run", "/run/lock", "/dev", "/dev/shm")  # noqa: S108
+_USUAL = ("/", "/tmp", "/var/tmp", "/run", "/run/lock", "/dev", "/dev/shm")
 
 
 def hides(path: str, home: str) -> bool:

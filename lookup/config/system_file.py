@@ -14,7 +14,8 @@ def load(path: str, required: bool, notices: list[Notice] | None = None) -> Syst
     """Return what the system file allows, or None where there is none: then nobody may do anything.
 
     :param required: whether the file must be there.
-    :param notices: takes what its author surely did not mean, even if there is an error too.
+    :param notices: takes what its author surely did not mean, and which users and hosts there are not, even if there is
+        an error too. Without it, host names are looked up when they are needed.
     :raises ConfigError: it can't be read, or does not parse. May block as the name service does.
     """
     try:
@@ -31,3 +32,10 @@ def load(path: str, required: bool, notices: list[Notice] | None = None) -> Syst
     from .grammar import parse_system  # 2 ms, and only where there is a file
 
     return parse_system(data, path, notices=notices)
+
+
+def look_up_again(system: System) -> System:
+    """Return the same rules, for the users who have the names in them by now. May block as the name service does."""
+    from ..users import database
+
+    return system.assigned_again(database.uids([section.name for section in system.sections]))

@@ -129,9 +129,7 @@ class _Unusable(Exception):
     """
 
 
-def fetch(
-    uid: int, home: str, kept: Callable[[str], str] | None = None, parse: Parse = parse_without_names
-) -> Fetched:
+def fetch(uid: int, home: str, kept: Callable[[str], str] | None = None, parse: Parse = parse_without_names) -> Fetched:
     """Read the file of a user that counts, with the privileges that the process has. No host name is resolved.
 
     That there is no file, or that it is closed to us, is an answer: its owner wishes nothing. Everything else may hide

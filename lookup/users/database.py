@@ -4,61 +4,53 @@ from __future__ import annotations
 
 import re
 
-from .names import PASSWD, uid_of
+from ..errors import IdentError
+from . import services
+from .names import uid_of
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: What says whether the user database is asked first (nsswitch.conf(5)).
-_NSSWITCH = "/etc/nsswitch.conf"
+    from ..errors import Unknown
 
 
-def uids(names: Iterable[bytes]) -> dict[bytes, int | None]:
-    """Return the uid of each login name, or None for a text that is not one.
+def uids(names: Iterable[bytes]) -> dict[bytes, int | Unknown | None]:
+    """Return the uid of each login name; None: the text is not one; `Unknown`: that can't be found out.
 
     For each name, getpwnam(3) reads the whole of /etc/passwd. Where the name service asks that file first, it is
     read once here, and only names that it lacks are asked for. May block as the name service does.
     """
     wanted = set(names)
-    listed: dict[bytes, bytes] = {}
-    lack_numbers = False
     # The cost of reading the file once is that of a few questions.
-    if len(wanted) > 3:
-        services = _services()
+    found = _listed(wanted) if len(wanted) > 3 else {}
+    return {name: found[name] if name in found else uid_of(name) for name in wanted}
+
+
+def _listed(wanted: set[bytes]) -> dict[bytes, int | None]:
+    """Return what is certain about login names without asking for each of them."""
+    try:
+        asked = services.listed()
         # An action ("[SUCCESS=merge]", say) may make a later service's answer count.
-        if services[0] in (b"files", b"compat") and not b"".join(services[1:2]).startswith(b"["):
-            listed = _passwd()
-            # Thousands of blocks may be for uids in decimal, and nss-systemd(8) has no such names.
-            lack_numbers = bool(listed) and set(services) <= {b"files", b"compat", b"systemd"}
-    return {
-        name: int(listed[name]) if name in listed else None if lack_numbers and name.isdigit() else uid_of(name)
-        for name in wanted
-    }
-
-
-def _services() -> list[bytes]:
-    """Return what the name service asks about users, in order (nsswitch.conf(5))."""
-    try:
-        with open(_NSSWITCH, "rb") as nsswitch:
-            services = re.search(rb"(?m)^[ \t]*passwd:([^#\n]*)", nsswitch.read())
-    except FileNotFoundError:
-        # ENOENT: the C library's default.
-        return [b"files"]
-    except OSError:
-        # EACCES, EMFILE and the like: the name service may know more.
-        return [b""]
-    return (services[1].split() if services else [b"files"]) or [b""]
-
-
-def _passwd() -> dict[bytes, bytes]:
-    """Return the uids, in decimal, that /etc/passwd gives its names; none where that is not certain."""
-    try:
-        with open(PASSWD, "rb") as passwd:
-            data = passwd.read()
-    except OSError:
-        # ENOENT, EACCES: no such file, or it is closed to us.
+        if asked[0] not in (b"files", b"compat") or b"".join(asked[1:2]).startswith(b"["):
+            return {}
+        data = services.read(services.PASSWD)
+    except (IdentError, OSError):
+        # ENOENT, EACCES, EMFILE and the like: the name service may know more, or says why it does not.
         return {}
+    listed = _entries(data)
+    found: dict[bytes, int | None] = {name: int(listed[name]) for name in wanted if name in listed}
+    # Thousands of blocks may be for uids in decimal, and nss-systemd(8) has no such names.
+    if listed and set(asked) <= {b"files", b"compat", b"systemd"}:
+        numbers = [name for name in wanted if name.isdigit() and name not in found]
+        # An entry that was not understood here may be such a name's.
+        begun = set(re.findall(rb"(?m)^[ \t]*([0-9]+)[ \t]*:", data)) if numbers else set()
+        found.update((name, None) for name in numbers if name not in begun)
+    return found
+
+
+def _entries(data: bytes) -> dict[bytes, bytes]:
+    """Return the uids, in decimal, that a user database (passwd(5)) gives its names; none where that is not certain."""
     # Names that are included or excluded, as the service "compat" has them.
     if re.search(rb"(?m)^[ \t]*[+-]", data):
         return {}

@@ -1,6 +1,8 @@
 """What does the name service know about a user?
 
 It is asked through the library's ``pwd``: for the login name and home of a uid, and for the uid of a login name.
+Whom it does not find, `services` looks for once more, as ``pwd`` says "no such user" where it could not ask, too.
+Nothing is remembered here: who does that counts from before the call.
 """
 
 from __future__ import annotations
@@ -8,14 +10,18 @@ from __future__ import annotations
 import os
 import pwd
 
-from ..errors import IdentError
+from ..errors import IdentError, Unknown
+
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    Key = TypeVar("Key", int, str)
 
 #: What a user namespace shows for every uid that it does not map (user_namespaces(7)), unless
 #: /proc/sys/kernel/overflowuid says otherwise, which no distribution does.
 OVERFLOW_UID = 65534
-
-#: The user database (passwd(5)).
-PASSWD = "/etc/passwd"
 
 #: The largest uid that anyone can have: the one above it means "no uid" (chown(2)).
 LAST_UID = 0xFFFFFFFE
@@ -27,7 +33,7 @@ def entry(uid: int) -> tuple[tuple[str, str], str]:
     May block for as long as the name service does (LDAP, NIS); the caller holds the deadline.
 
     :raises IdentError: the kernel shows the overflow uid because this process' user namespace
-        does not map the real one: the name would be another user's. Or the user database can't be read.
+        does not map the real one: the name would be another user's. Or the name service could not be asked.
     """
     if uid == OVERFLOW_UID:
         from ..user_namespace import sees_every_uid  # only for this uid
@@ -35,17 +41,10 @@ def entry(uid: int) -> tuple[tuple[str, str], str]:
         if not sees_every_uid():
             raise IdentError("a user namespace hides the owner's uid (PrivateUsers= in a unit does that)", uid)
     try:
-        found = pwd.getpwuid(uid)
-    except KeyError:
-        # A name service that fails looks like this too: at least the file that it reads must be there to open.
-        try:
-            os.close(os.open(PASSWD, os.O_RDONLY | os.O_CLOEXEC))
-        except FileNotFoundError:
-            # ENOENT: this host has other databases.
-            pass
-        except OSError as error:
-            # EMFILE, ENFILE: out of descriptors. EACCES: a sandbox.
-            raise IdentError(f"the user database can't be read: {error.strerror}", uid) from None
+        found = _ask(pwd.getpwuid, uid, uid)
+    except IdentError as error:
+        raise IdentError(error.detail, uid) from None
+    if found is None:
         return ("OTHER", str(uid)), ""
     return (("UNIX", found.pw_name) if found.pw_name else ("OTHER", str(uid))), found.pw_dir
 
@@ -60,10 +59,34 @@ def home(uid: int) -> str:
     return entry(uid)[1]
 
 
-def uid_of(name: bytes) -> int | None:
-    """Return the uid that a login name has, or None. May block as `login` does."""
+def uid_of(name: bytes) -> int | Unknown | None:
+    """Return the uid that a login name has; None: nobody has it; `Unknown`: that can't be found out.
+
+    May block as `login` does.
+    """
     try:
-        return pwd.getpwnam(os.fsdecode(name)).pw_uid
-    except (KeyError, ValueError):
-        # ValueError: a NUL in it, or octets that no name in this locale has.
+        found = _ask(pwd.getpwnam, os.fsdecode(name), name)
+    except ValueError:
+        # A NUL in it, or octets that no name in this locale has.
         return None
+    except IdentError as error:
+        return Unknown(error.detail)
+    return None if found is None else found.pw_uid
+
+
+def _ask(getpw: Callable[[Key], pwd.struct_passwd], key: Key, user: bytes | int) -> pwd.struct_passwd | None:
+    """Return the entry of a user, or None: there is no such user. :raises IdentError: that can't be found out."""
+    try:
+        try:
+            return getpw(key)
+        except KeyError:
+            from . import services  # only for users without an entry, and for names that are perhaps nobody's
+
+            if not services.knows(user):
+                return None
+        # There is one: they have just come, or the C library could not ask.
+        return getpw(key)
+    except KeyError:
+        raise IdentError("the name service does not find a user who is in its database") from None
+    except MemoryError:
+        raise IdentError("the name service can't be asked: no memory") from None
