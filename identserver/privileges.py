@@ -5,7 +5,6 @@ For good: groups, gid, uid, in this order, saved ones included, and every capabi
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
@@ -15,6 +14,8 @@ from .options import UsageError
 
 #: The largest uid and gid: the one above it means to leave an id as it is (setresgid(2)).
 LAST_ID = (1 << 32) - 2
+
+_KEPT = "root's capabilities can't be given up"
 
 
 def drop_privileges(user: str | None, group: str | None) -> None:
@@ -83,7 +84,7 @@ def _drop_capabilities() -> None:
 
     The kernel takes them when the uid changes, but not where a securebit (no_setuid_fixup) says that it must not.
 
-    :raises UsageError: some are left. :raises OSError: they can't be given up.
+    :raises UsageError: some are left, or may be.
     """
     seen = True
     try:
@@ -99,9 +100,13 @@ def _drop_capabilities() -> None:
     header, none = (0x20080522).to_bytes(4, sys.byteorder) + bytes(4), bytes(24)
     library = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3) takes a null pointer: what is loaded
     if _ctypes.call_function(_ctypes.dlsym(library, "capset"), (header, none)):
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-    if seen and _capable():
-        raise UsageError("root's capabilities can't be given up")
+        raise UsageError(_KEPT)
+    try:
+        kept = seen and _capable()
+    except OSError:
+        kept = True
+    if kept:
+        raise UsageError(_KEPT)
 
 
 def _capable() -> bool:

@@ -26,6 +26,7 @@ from helpers.single_shot import COMMAND, ending, handler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
     from helpers.residents import Resident
 
 ERRORS = ("EIO", "EMFILE", "ENFILE", "ENOMEM", "ESTALE", "EPERM")
