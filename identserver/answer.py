@@ -61,7 +61,11 @@ class AnsweringServer(IdentServer):
     def lookup(self, serverAddress: Address, clientAddress: Address) -> Any:
         if self._options.reply_all is not None:
             return "UNIX", self._options.reply_all
-        return self._look_up(serverAddress, clientAddress, self.transport.arrival)
+        try:
+            return self._look_up(serverAddress, clientAddress, self.transport.arrival)
+        except ImportError as error:
+            # Python, or a package of ours, is closed to us, or not whole.
+            raise IdentError(f"can't be imported: {error}") from None
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.refuse(f"a line that has not ended after {self.MAX_LENGTH} octets", line)
@@ -160,16 +164,11 @@ class Lookups:
 
     def _look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Answer:
         import lookup  # what it needs is imported once there is a query to look up
+        from lookup.owner import Facts, answer
 
-        try:
-            from lookup.owner import Facts, answer
-
-            owner = lookup.find(server, client, arrival)
-            self._uid = owner.uid
-            found = answer(owner, server, client, self._load(), Facts(owner.uid, self._fetch or _fetch), arrival)
-        except ImportError as error:
-            # Python, or a package of ours, is closed to us, or not whole.
-            raise IdentError(f"can't be imported: {error}") from None
+        owner = lookup.find(server, client, arrival)
+        self._uid = owner.uid
+        found = answer(owner, server, client, self._load(), Facts(owner.uid, self._fetch or _fetch), arrival)
         if isinstance(found, Unknown):
             raise IdentError(found.reason, owner.uid)
         return found

@@ -5,7 +5,6 @@ For good: groups, gid, uid, in this order, saved ones included, and every capabi
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import time
@@ -20,6 +19,8 @@ LAST_ID = (1 << 32) - 2
 #: Seconds for which threads are waited for that have returned and still end. The C library leaves them what they had
 #: when the others change their uid.
 _ENDING_SECONDS = 0.5
+
+_KEPT = "root's capabilities can't be given up"
 
 
 def drop_privileges(user: str | None, group: str | None) -> None:
@@ -88,7 +89,7 @@ def _drop_capabilities() -> None:
 
     The kernel takes them when the uid changes, but not where a securebit (no_setuid_fixup) says that it must not.
 
-    :raises UsageError: some are left. :raises OSError: they can't be given up.
+    :raises UsageError: some are left, or may be.
     """
     seen = True
     try:
@@ -104,12 +105,20 @@ def _drop_capabilities() -> None:
     header, none = (0x20080522).to_bytes(4, sys.byteorder) + bytes(4), bytes(24)
     library = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3) takes a null pointer: what is loaded
     if _ctypes.call_function(_ctypes.dlsym(library, "capset"), (header, none)):
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        raise UsageError(_KEPT)
     end = time.monotonic() + _ENDING_SECONDS
-    while seen and _capable():
+    while seen and _keeps_any():
         if time.monotonic() >= end:
-            raise UsageError("root's capabilities can't be given up")
+            raise UsageError(_KEPT)
         time.sleep(0.001)
+
+
+def _keeps_any() -> bool:
+    """Say whether a thread has capabilities, or may have them."""
+    try:
+        return _capable()
+    except OSError:  # EIO, EMFILE and the like: that can't be seen
+        return True
 
 
 def _capable() -> bool:

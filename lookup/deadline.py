@@ -21,24 +21,29 @@ def within(seconds: float, function: Callable[..., Result], *arguments: object) 
     """
     # pyroute2 would import it in any case. Whichever thread imports it first counts as the main one, for which the
     # interpreter waits at its end.
-    import threading
+    import threading  # noqa: F401
+    from _thread import allocate_lock, start_new_thread
 
     results: list[Result] = []
     errors: list[BaseException] = []
+    under_way = allocate_lock()
 
     def call() -> None:
         try:
             results.append(function(*arguments))
         except BaseException as error:
             errors.append(error)
+        finally:
+            under_way.release()
 
-    thread = threading.Thread(target=call, daemon=True)
+    under_way.acquire()
     try:
-        thread.start()
+        # Not by threading.Thread, whose start() waits without end for a thread that had no memory to begin with.
+        start_new_thread(call, ())
     except RuntimeError as error:
         # EAGAIN: a limit on processes or memory.
         raise OSError(str(error)) from None
-    thread.join(seconds)
+    under_way.acquire(timeout=seconds)
     if errors:
         raise errors[0]
     if not results:

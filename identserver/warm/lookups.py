@@ -257,7 +257,7 @@ class _File:
 
     def __init__(self, readers: Readers, workers: Workers, questions: list[Question]) -> None:
         self._readers, self._workers = readers, workers
-        self._ends = [(server, client) for _, server, client, _, _ in questions]
+        self._ends = [(server, client) for _, server, client, *_ in questions]
         self._outcome: list[UserFile] | IdentError | None = None
         #: Which connection it is about.
         self.at = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from _thread import start_new_thread
 from collections import deque
 from queue import SimpleQueue
 
@@ -85,6 +86,8 @@ class Workers:
         #: By thread that is at work: the owner whose job it does, and since when.
         self._busy: dict[object, tuple[int, float]] = {}
         self._threads = self._stuck = 0
+        #: Threads that were started and have not begun, and that have begun although they were given up.
+        self._beginning = self._late = 0
         self._watching = self._woken = False
 
     @property
@@ -129,7 +132,10 @@ class Workers:
         if self._threads <= max(self._stuck, min(self._elsewhere, ELSEWHERE)):
             try:
                 for _ in range(min(max(self._threads, 1), max(self._turns.qsize(), 1), MAX_THREADS - self._threads)):
-                    threading.Thread(target=self._work, daemon=True).start()
+                    # Not by threading.Thread, whose start() waits without end for one that has no memory to begin with.
+                    with self._lock:
+                        start_new_thread(self._work, ())
+                        self._beginning += 1
                     self._threads += 1
             except RuntimeError as error:
                 # EAGAIN, ENOMEM: a limit of processes, or memory. It is tried again while anything waits.
@@ -144,6 +150,9 @@ class Workers:
         if self._busy or self._waiting:
             self._count_stuck()
             with self._lock:
+                # Those that have not begun by now probably never will.
+                self._threads += self._late - self._beginning
+                self._beginning = self._late = 0
                 for owner in list(self._held):
                     if self._may_have_another(owner):
                         self._release(owner)
@@ -163,6 +172,11 @@ class Workers:
         """Run in a thread: take turns, until a job has taken long and nobody has a turn."""
         me = object()
         took = 0.0
+        with self._lock:
+            if self._beginning:
+                self._beginning -= 1
+            else:
+                self._late += 1
         while took < STUCK_SECONDS or not self._turns.empty():
             uid = self._turns.get()
             jobs = self._take(me, uid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from functools import partial
 
 from ..errors import ConfigError
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 #: Octets from which a piece of a file is split off at the next line end. Only the piece with a word has to be
 #: read again to find the word's line, and smaller pieces cost more calls.
 _PIECE = 8192
+
+#: Places that are found by counting lines. For each of thousands, that would take as long as the file is.
+_FEW = 16
 
 #: What some editors put before UTF-8 text.
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -97,7 +101,7 @@ class Words:
     they are asked for, as most never are.
     """
 
-    __slots__ = ("_data", "_ends", "_offsets", "_pieces", "notices", "path", "tokens")
+    __slots__ = ("_asked", "_data", "_ends", "_line_ends", "_offsets", "_pieces", "notices", "path", "tokens")
 
     def __init__(self, data: bytes, path: str) -> None:
         self.path = path
@@ -108,6 +112,9 @@ class Words:
         self._ends: list[int] = []
         #: Where each token of a piece begins, for the pieces that were asked about.
         self._offsets: dict[int, list[int]] = {}
+        #: How many places were asked for, and, once there are many, where each line ends.
+        self._asked = 0
+        self._line_ends: list[int] | None = None
         self.notices: list[Notice] = []
         begin = len(_BYTE_ORDER_MARK) if data.startswith(_BYTE_ORDER_MARK) else 0
         while begin < len(data):
@@ -143,12 +150,18 @@ class Words:
         return self._place(self._offset(index) + octets)
 
     def _place(self, offset: int) -> Place:
-        return self._data.count(b"\n", 0, offset) + 1, offset - self._data.rfind(b"\n", 0, offset)
+        self._asked += 1
+        if self._asked <= _FEW:
+            return self._data.count(b"\n", 0, offset) + 1, offset - self._data.rfind(b"\n", 0, offset)
+        if self._line_ends is None:
+            self._line_ends = [found.start() for found in re.finditer(b"\n", self._data)]
+        before = bisect_left(self._line_ends, offset)
+        return before + 1, offset - (self._line_ends[before - 1] if before else -1)
 
     def _offset(self, index: int) -> int:
         if index >= len(self.tokens) - 1:
             return len(self._data)
-        piece = next(piece for piece, end in enumerate(self._ends) if index < end)
+        piece = bisect_right(self._ends, index)
         if piece not in self._offsets:
             begin = self._pieces[piece]
             end = self._pieces[piece + 1] if piece + 1 < len(self._pieces) else len(self._data)

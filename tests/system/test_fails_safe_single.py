@@ -74,8 +74,8 @@ def test_capabilities_that_cant_be_given_up() -> None:
     strace = [program("strace"), "-f", "-o", "/dev/null", "-e", "inject=capset:error=EPERM:when=1+"]
     with handler(command=[program("setpriv"), KEEPING, *strace, *COMMAND]) as served:
         assert served.read() == b""
-        assert "can't become user nobody: Operation not permitted" in served.log()
-        assert served.status() == 1
+        assert "root's capabilities can't be given up" in served.log()
+        assert served.status() != 0
 
 
 # P3: a start that fails.

@@ -63,7 +63,8 @@ def test_a_file_system_that_never_answers(hers: Resident, query: bytes, who: dic
     """D2. Each query has its reply and its process ends in time; few processes are left behind for her."""
     hers.write("global { hide }", hers.other_file)
     before = stuck()
-    with system_file(SYSTEM) as path, silence(hers.other_file.parent, hers.uid, hers.gid), contextlib.ExitStack() as every:
+    folder = hers.other_file.parent
+    with system_file(SYSTEM) as path, silence(folder, hers.uid, hers.gid), contextlib.ExitStack() as every:
         began = time.monotonic()
         asked = [every.enter_context(handler("-C", str(path), **who)) for _ in range(8)]
         for one in asked:
@@ -157,17 +158,17 @@ def test_a_file_that_cant_be_read(hers: Resident, query: bytes, who: dict[str, A
 def test_who_may_not_hide_is_named(hers: Resident, query: bytes, who: dict[str, Any], system: str) -> None:
     """H3. Her file hangs, and she could not hide by it: she is named."""
     hers.write("global { hide }", hers.other_file)
-    with system_file(system) as path, silence(hers.other_file.parent, hers.uid, hers.gid):
-        with handler("-C", str(path), **who) as served:
-            assert served.ask(query + b"\r\n") == b"%b:USERID:UNIX:%b\r\n" % (query, hers.name.encode())
+    folder = hers.other_file.parent
+    with system_file(system) as path, silence(folder, hers.uid, hers.gid), handler("-C", str(path), **who) as served:
+        assert served.ask(query + b"\r\n") == b"%b:USERID:UNIX:%b\r\n" % (query, hers.name.encode())
 
 
 @FORMS
 def test_the_log_has_the_uid_of_whoever_is_not_named(hers: Resident, query: bytes, who: dict[str, Any]) -> None:
     """H3. Once the kernel has told the owner, the log has them, whatever becomes of the query."""
     hers.write("global { hide }", hers.other_file)
-    with system_file(SYSTEM) as path, silence(hers.other_file.parent, hers.uid, hers.gid):
-        with handler("-S", "-C", str(path), **who) as served:
-            assert b":ERROR:" in served.ask(query + b"\r\n")
-            (line,) = [line for line in served.log().splitlines() if "was told" in line]
+    folder = hers.other_file.parent
+    with system_file(SYSTEM) as path, silence(folder, hers.uid, hers.gid), handler("-SC", str(path), **who) as served:
+        assert b":ERROR:" in served.ask(query + b"\r\n")
+        (line,) = [line for line in served.log().splitlines() if "was told" in line]
     assert f"uid {hers.uid}" in line
