@@ -1,14 +1,22 @@
 """How are netlink messages encoded, and how is pyroute2 imported without its slow parts?
 
-By pyroute2's codec, for sock_diag's messages.
+By pyroute2's codec, without the rest of what that would import. This room alone knows how it is had so cheaply.
+
+Every query may be a new process. ``import pyroute2`` takes 80 ms, its codec alone 15, and of these the codec is 2: the
+rest are modules of the standard library that it imports and one query never uses (typing and traceback above all).
+So the codec's modules are executed here with an ``__import__`` of their own, which gives them `Later` in place of such
+a module. Nobody else sees that: ``sys.modules`` stays as it is, and ``import pyroute2`` finds all of it whole.
 """
 
 from __future__ import annotations
 
+import builtins
 import sys
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
     from typing import Any
 
 _classes: tuple[Any, Any] | None = None
@@ -59,57 +67,141 @@ def messages() -> tuple[Any, Any]:
 
 
 def _import_nlmsg() -> Any:
-    """Import pyroute2's message codec without the package's ``__init__``, and without logging.
-
-    That ``__init__`` imports every protocol that pyroute2 speaks: 80 ms. While the submodule is
-    imported, an empty module with the package's path stands in ``sys.modules``, and one that puts logging off until
-    something is logged (2 ms). Afterwards all of it is taken out again, so that a later ``import pyroute2``
-    anywhere in the process finds it whole.
-    """
+    """Import pyroute2's message codec, as cheaply as it can be had."""
     if "pyroute2" not in sys.modules:
-        put_off = _LoggingLater("logging")
+        codec = _Import()
         try:
-            specs = (finder.find_spec("pyroute2", None) for finder in sys.meta_path)
-            placeholder: Any = type(sys)("pyroute2")
-            placeholder.__path__ = next(filter(None, specs)).submodule_search_locations
-            sys.modules["pyroute2"] = placeholder
-            sys.modules.setdefault("logging", put_off)
-            from pyroute2.netlink import nlmsg
-
-            return nlmsg
+            return codec.module("pyroute2.netlink").nlmsg
         except Exception:
-            pass  # a release that is built otherwise, or an importer of another kind: try the ordinary import
+            # A release that is built otherwise, or an importer of another kind: the ordinary import says what is wrong.
+            pass
         finally:
-            for name in [name for name in sys.modules if name.partition(".")[0] == "pyroute2"]:
-                del sys.modules[name]
-            if sys.modules.get("logging") is put_off:
-                del sys.modules["logging"]
+            codec.done = True
     from pyroute2.netlink import nlmsg
 
     return nlmsg
 
 
-class _LoggingLater(type(sys)):  # type: ignore[misc]
-    """Stands for the module logging while another one is imported; its loggers import it when they are used."""
+class _Import:
+    """Imports modules of pyroute2 that are nobody else's, without the package's ``__init__``.
 
-    def getLogger(self, name: str | None = None) -> Any:
-        return _LoggerLater(name)
+    It imports every protocol that pyroute2 speaks. ``done``: whatever these modules import from now on is the real one.
+    """
+
+    def __init__(self) -> None:
+        self._modules: dict[str, ModuleType] = {}
+        self._standing_in = _standing_in()
+        self._builtins = {**vars(builtins), "__import__": self._import}
+        self.done = False
+
+    def module(self, name: str) -> ModuleType:
+        """Return a module, or a package, of pyroute2. :raises ImportError: there is none."""
+        if name in self._modules:
+            return self._modules[name]
+        from _frozen_importlib import module_from_spec  # importlib's own, which the interpreter has loaded
+
+        package, _, last = name.rpartition(".")
+        parent = self.module(package) if package else None
+        path = None if parent is None else parent.__path__
+        # As the import system does it, but for its locks and sys.modules.
+        spec = next(filter(None, (finder.find_spec(name, path) for finder in sys.meta_path)), None)
+        if spec is None or spec.loader is None:
+            raise ModuleNotFoundError(f"no module {name}", name=name)
+        module = self._modules[name] = module_from_spec(spec)
+        if parent is not None:
+            vars(module)["__builtins__"] = self._builtins  # exec() takes them, where they are there
+            spec.loader.exec_module(module)
+            setattr(parent, last, module)
+        return module
+
+    def _import(
+        self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
+    ) -> Any:
+        """Do what ``__import__`` does, for these modules."""
+        if not self.done and not level:
+            if name.partition(".")[0] == "pyroute2":
+                module = self.module(name)
+                for wanted in fromlist or ():
+                    if not hasattr(module, wanted):
+                        self.module(f"{name}.{wanted}")
+                return module if fromlist else self.module("pyroute2")
+            if name in self._standing_in and name not in sys.modules:
+                return self._standing_in[name]
+        return builtins.__import__(name, globals, locals, fromlist, level)
+
+
+class Later:
+    """Stands for a module, a class or an object until something of it is used that is not ``known``.
+
+    What a release of pyroute2 uses beyond that is the real thing's: it takes longer, and is never wrong.
+    """
+
+    def __init__(self, real: Callable[[], Any], **known: Any) -> None:
+        """:param real: returns what this stands for; :param known: its attributes that are had without."""
+        self._real = real
+        vars(self).update(known)
 
     def __getattr__(self, name: str) -> Any:
-        if sys.modules.get("logging") is self:
-            del sys.modules["logging"]
-        import logging
+        return getattr(self._real(), name)
 
-        return getattr(logging, name)
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._real()(*arguments, **named)
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, self._real())
+
+    def __subclasscheck__(self, kind: type) -> bool:
+        return issubclass(kind, self._real())
 
 
-class _LoggerLater:
-    """Stands for a logger until something is logged."""
+class _Hint(Later):
+    """Stands for a class that is used in annotations alone."""
 
-    def __init__(self, name: str | None) -> None:
-        self._name = name
+    def __getitem__(self, parameters: object) -> _Hint:
+        return self
 
-    def __getattr__(self, name: str) -> Any:
-        import logging
+    def __or__(self, other: object) -> _Hint:
+        return self
 
-        return getattr(logging.getLogger(self._name), name)
+    __ror__ = __or__
+
+
+def _standing_in() -> dict[str, Later]:
+    """Return what stands for each module of the standard library, with what the codec uses of it when it is imported.
+
+    What the codec uses is in pyroute2 0.7.2 to 0.9.7 the same thing that the module itself takes from C.
+    """
+    import _collections
+    import _functools
+    import _socket
+    import _thread
+    import _weakref
+
+    def module(name: str, **known: Any) -> Later:
+        return Later(lambda: __import__(name), **known)
+
+    def made_later(module: str, function: str) -> Callable[..., Later]:
+        return lambda *arguments, **named: Later(lambda: getattr(__import__(module), function)(*arguments, **named))
+
+    def hint(module: str, name: str) -> _Hint:
+        return _Hint(lambda: getattr(__import__(module), name))
+
+    annotations = ("Any", "Callable", "Dict", "Literal", "Optional", "Union")
+    numbers = ("AF_INET", "AF_INET6", "AF_UNSPEC", "inet_ntop", "inet_pton")
+    return {
+        "collections": module("collections", OrderedDict=_collections.OrderedDict),
+        "functools": module("functools", partial=_functools.partial, reduce=_functools.reduce),
+        # Its loggers too import it when something is logged.
+        "logging": module("logging", getLogger=made_later("logging", "getLogger")),
+        "re": module("re", compile=made_later("re", "compile")),
+        "socket": module(
+            "socket", AddressFamily=hint("socket", "AddressFamily"), **{name: getattr(_socket, name) for name in numbers}
+        ),
+        "threading": module("threading", Lock=_thread.allocate_lock, RLock=_thread.RLock, local=_thread._local),
+        "traceback": module("traceback"),
+        "types": module("types", FunctionType=type(module), MethodType=type(Later(int).__init__)),
+        "typing": module(
+            "typing", TypeVar=made_later("typing", "TypeVar"), **{name: hint("typing", name) for name in annotations}
+        ),
+        "weakref": module("weakref", proxy=_weakref.proxy),
+    }
