@@ -13,8 +13,9 @@ from .options import UsageError
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
+    import _socket
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
 #: The kernel cuts it to net.core.somaxconn; a storm overflows the 5 or 100 that others ask for.
@@ -33,7 +34,7 @@ def endpoint(address: Any) -> Endpoint:
     """Translate what getsockname() gives: an IPv4-mapped host to plain IPv4, a link-local one with its scope."""
     host, port = plain_host(address[0]), address[1]
     if len(address) == 4 and address[3] and ":" in host:
-        from socket import if_indextoname
+        from _socket import if_indextoname
 
         try:
             host = f"{host}%{if_indextoname(address[3])}"
@@ -75,10 +76,11 @@ def _to_null(fd: int) -> None:
         os.close(null)
 
 
-def inherited() -> list[socket.socket]:
+def inherited() -> list[_socket.socket]:
     """Return the TCP sockets that started us: descriptor 3 and up (systemd, sd_listen_fds(3)), or standard input.
 
-    :return: listening ones, or one that is connected; none where standard input is something else.
+    :return: listening ones, or one that is connected; none where standard input is something else. They are the
+        interpreter's own sockets, all that one query needs; `full` makes the library's of them.
     :raises UsageError: they are of no kind that can be served. :raises OSError: standard input is closed.
     """
     fds = _descriptors()
@@ -87,7 +89,7 @@ def inherited() -> list[socket.socket]:
         raise OSError(errno.EBADF, "standard input is closed")
     if fds == [0] and status is not None and not stat.S_ISSOCK(status.st_mode):
         return []
-    import socket  # 6 ms, which a pipe does not need
+    import _socket as socket  # see lookup/connection.py
 
     sockets = []
     for fd in fds:
@@ -119,11 +121,18 @@ def _descriptors() -> list[int]:
     return list(range(3, 3 + int(count))) or [0]
 
 
-def is_listening(candidate: socket.socket) -> bool:
+def is_listening(candidate: _socket.socket) -> bool:
     """Say whether a socket takes connections (socket(7), SO_ACCEPTCONN)."""
-    import socket
+    import _socket as socket
 
     return bool(candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def full(sockets: Iterable[_socket.socket]) -> list[socket.socket]:
+    """Return the library's sockets, which can accept, in place of the interpreter's."""
+    import socket  # 6 ms, which the warm process pays once
+
+    return [socket.socket(fileno=each.detach()) for each in sockets]
 
 
 def own_listeners(addresses: Sequence[str], port: int) -> list[socket.socket]:

@@ -10,7 +10,7 @@ import time
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
-    import socket
+    import _socket as socket
     from collections.abc import Callable
 
     from .options import Options
@@ -81,7 +81,7 @@ class Log:
     def send_again(self) -> None:
         """Send what is unsent, as far as the daemon's queue (10 datagrams on most systems) has room."""
         if self._socket is None:
-            import socket
+            import _socket as socket  # see lookup/connection.py; a pipe, or a terminal, does not even need that
 
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)

@@ -14,7 +14,7 @@ from .log import Log
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
-    import socket
+    import _socket as socket
     from collections.abc import Callable
     from typing import Any
 
@@ -75,7 +75,7 @@ class SocketTransport:
 
     def close(self) -> None:
         """End the sending side, then read what came beyond the query, so that no reset overtakes the reply."""
-        import socket
+        import _socket as socket  # see lookup/connection.py
 
         deadline = time.monotonic() + LINGER_SECONDS
         try:

@@ -7,7 +7,7 @@ import sys
 
 from lookup.errors import IdentError
 
-from .inherited import inherited, is_listening, own_listeners, shield_the_peer
+from .inherited import full, inherited, is_listening, own_listeners, shield_the_peer
 from .log import Log, say
 from .options import Options, UsageError, read
 
@@ -69,7 +69,7 @@ def _run(options: Options, log: Log) -> int:
     sockets = [] if own else inherited()
     background = not sockets and not own and not options.stdio and options.listens
     if own or background:
-        sockets = own_listeners(options.address, options.port)
+        sockets = [*own_listeners(options.address, options.port)]
     if not sockets:
         from .by_hand import serve_lines
 
@@ -77,11 +77,13 @@ def _run(options: Options, log: Log) -> int:
     elif is_listening(sockets[0]):
         from .warm.server import serve_sockets
 
-        serve_sockets(sockets, options, log, background)
+        serve_sockets(full(sockets), options, log, background)
     else:
         from .single import serve_connection
 
         serve_connection(sockets[0], options, log, _lookups(options).look_up)
+        # Everything is sent. Tidying the interpreter up takes 3 ms more, and a lookup that hangs could hold it up.
+        os._exit(EXIT_OK)
     return EXIT_OK
 
 

@@ -91,7 +91,7 @@ def pack(host: str) -> tuple[bytes, int]:
 
 
 def _interface(scope: str) -> int:
-    from socket import if_nametoindex
+    from _socket import if_nametoindex
 
     try:
         return if_nametoindex(scope)

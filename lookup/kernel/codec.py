@@ -171,8 +171,8 @@ def _standing_in() -> dict[str, Later]:
 
     What the codec uses is in pyroute2 0.7.2 to 0.9.7 the same thing that the module itself takes from C.
     """
-    import _collections
-    import _functools
+    import _collections  # type: ignore[import-not-found]
+    import _functools  # type: ignore[import-not-found]
     import _socket
     import _thread
     import _weakref
@@ -186,22 +186,22 @@ def _standing_in() -> dict[str, Later]:
     def hint(module: str, name: str) -> _Hint:
         return _Hint(lambda: getattr(__import__(module), name))
 
-    annotations = ("Any", "Callable", "Dict", "Literal", "Optional", "Union")
-    numbers = ("AF_INET", "AF_INET6", "AF_UNSPEC", "inet_ntop", "inet_pton")
+    addresses = {
+        name: getattr(_socket, name) for name in ("AF_INET", "AF_INET6", "AF_UNSPEC", "inet_ntop", "inet_pton")
+    }
+    annotations = {
+        name: hint("typing", name) for name in ("Any", "Callable", "Dict", "Literal", "Optional", "Union")
+    }
     return {
         "collections": module("collections", OrderedDict=_collections.OrderedDict),
         "functools": module("functools", partial=_functools.partial, reduce=_functools.reduce),
         # Its loggers too import it when something is logged.
         "logging": module("logging", getLogger=made_later("logging", "getLogger")),
         "re": module("re", compile=made_later("re", "compile")),
-        "socket": module(
-            "socket", AddressFamily=hint("socket", "AddressFamily"), **{name: getattr(_socket, name) for name in numbers}
-        ),
+        "socket": module("socket", AddressFamily=hint("socket", "AddressFamily"), **addresses),
         "threading": module("threading", Lock=_thread.allocate_lock, RLock=_thread.RLock, local=_thread._local),
         "traceback": module("traceback"),
-        "types": module("types", FunctionType=type(module), MethodType=type(Later(int).__init__)),
-        "typing": module(
-            "typing", TypeVar=made_later("typing", "TypeVar"), **{name: hint("typing", name) for name in annotations}
-        ),
+        "types": module("types", FunctionType=type(module), MethodType=type(Later(int).__call__)),
+        "typing": module("typing", TypeVar=made_later("typing", "TypeVar"), **annotations),
         "weakref": module("weakref", proxy=_weakref.proxy),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import _socket as socket  # see connection.py
 import time
 
 #: How many interfaces are tried for a socket that is bound to a device: 1024 take 3 ms, and 8 ms more to find out about

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _socket
 import socket
 import struct
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -57,5 +59,5 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> type[Wire]:
     """Every netlink request that is sent, as (type, flags, states asked for), and the sockets that sent them."""
     monkeypatch.setattr(Wire, "sent", [])
     monkeypatch.setattr(Wire, "netlink", [])
-    monkeypatch.setattr(socket, "socket", Wire)
+    monkeypatch.setattr(sock_diag, "socket", SimpleNamespace(**{**vars(_socket), "socket": Wire}))
     return Wire
