@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Which names does identd publish, and what does it run as a script?
 
-An ident server (RFC 1413) answers that. As a script this file serves the connection on its standard input (see
-`identserver`); as a module it publishes these names.
+As a script this file serves the connection on its standard input (see `identserver`).
 """
 
 from __future__ import annotations
