@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers.machine import ROOT
@@ -34,6 +37,103 @@ def test_what_a_lookup_does_not_import() -> None:
     assert "lookup.kernel.sock_diag" in loaded
     assert not loaded & {"asyncio", "ssl", "multiprocessing", "psutil"}
     assert not [name for name in loaded if name.split(".")[0] == "pyroute2"]
+
+
+#: Of the standard library, what the codec imports and one query never uses.
+STANDING_IN = (
+    "collections", "functools", "logging", "re", "socket", "threading", "traceback", "types", "typing", "weakref",
+)  # fmt: skip
+
+
+def test_what_the_codec_does_not_import() -> None:
+    """Nor does it import the modules of the standard library of which one query uses nothing."""
+    code = "before = set(sys.modules); from lookup.kernel import codec; codec.messages();"
+    loaded = set(fresh(code + "print(*set(sys.modules) - before)").split())
+    assert not loaded & {*STANDING_IN, "contextlib", "enum", "linecache", "operator", "tokenize", "warnings"}
+
+
+def test_nobody_else_sees_what_stands_in() -> None:
+    """What stands in for a module is in no table of the interpreter: the next import finds the real one."""
+    code = f"""
+from lookup.kernel import codec
+codec.messages()
+for name in {STANDING_IN}:
+    assert not isinstance(sys.modules.get(name), codec.Later), name
+    assert __import__(name).__spec__.name == name and sys.modules[name] is __import__(name)
+import typing, socket, threading
+assert typing.cast(int, 1) == 1 and socket.AddressFamily(2) is socket.AF_INET
+assert threading.current_thread() is threading.main_thread()
+"""
+    fresh(code)
+
+
+def copied(folder: Path, first: str) -> str:
+    """Copy pyroute2's codec without the rest of the package, with some code before it; return code that imports it."""
+    spec = importlib.util.find_spec("pyroute2")
+    assert spec is not None and spec.submodule_search_locations is not None
+    source, target = Path(spec.submodule_search_locations[0]), folder / "pyroute2"
+    target.mkdir()
+    (target / "__init__.py").touch()
+    for name in ("common.py", "config/__init__.py", "netlink/exceptions.py", "netlink/__init__.py"):
+        if (source / name).exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / name, target / name)
+    netlink = target / "netlink" / "__init__.py"
+    netlink.write_text(f"{first}\n{netlink.read_text()}")
+    return f"sys.path.insert(0, {str(folder)!r})\n"
+
+
+@pytest.mark.parametrize("use", [
+    "import collections; assert collections.Counter('aab')['a'] == 2",
+    "from collections import namedtuple; assert namedtuple('P', 'x y')(1, 2).y == 2",
+    "import collections.abc; assert issubclass(dict, collections.abc.Mapping)",
+    "from functools import lru_cache; assert lru_cache(maxsize=None)(int)('3') == 3",
+    "from typing import NamedTuple\nclass P(NamedTuple):\n    x: int\nassert P(1).x == 1",
+    "from typing import Any, Callable, Dict, Optional, Union, cast\nassert cast(Any, 1) == 1\n"
+    "def f(a: Dict[str, Any], b: Optional[Callable[..., Any]] = None) -> Union[int, None]: pass\n"
+    "assert isinstance(f, Callable) and not isinstance(1, Callable) and issubclass(dict, Dict) and Callable | None",
+    "from typing import Generic, TypeVar\nT = TypeVar('T')\nclass Box(Generic[T]): pass\nassert Box[int]",
+    "from typing import Dict\nclass Table(Dict[str, int]): pass\nassert Table(a=1)['a'] == 1",
+    "import threading; assert threading.Event().is_set() is False and threading.RLock().acquire()",
+    "import threading\nclass Own(threading.local): pass\nOwn().x = 1",
+    "import socket; assert socket.AddressFamily(2) == socket.AF_INET and socket.socket().close() is None",
+    "import weakref; assert len(weakref.WeakValueDictionary()) == 0",
+    "import types; assert types.SimpleNamespace(a=1).a == 1 and isinstance(types.FunctionType, type)",
+    "import re; assert re.compile('a+').match('aa').end() == 2 and re.sub('a', 'b', 'a') == 'b'",
+    "import logging; logging.getLogger('x').debug('y'); assert logging.DEBUG == 10",
+    "import traceback; assert traceback.format_stack()",
+    "import dataclasses\n@dataclasses.dataclass\nclass D:\n    x: 'int'\nassert D(1).x == 1",
+    "import enum, contextlib, warnings, json; assert json.dumps(1) == '1'",
+    "import sys; assert sys.modules[__name__].__name__ == 'pyroute2.netlink'",
+    "from . import exceptions; from ..common import hexdump; from .exceptions import NetlinkError",
+    "import pyroute2.common; from pyroute2 import common; assert pyroute2.common is common",
+    "try:\n    import pyroute2.there_is_none\nexcept ImportError:\n    pass",
+])  # fmt: skip
+def test_a_release_that_uses_what_nobody_foresaw(tmp_path: Path, use: str) -> None:
+    """Whatever the codec uses when it is imported is the real thing: such a release may take longer, and answers."""
+    code = copied(tmp_path, use) + FIND_OWN
+    code += "from lookup.kernel import codec; print(codec.messages()[0].__mro__[1].encode.__code__.co_filename)"
+    assert fresh(code) == f"{tmp_path}/pyroute2/netlink/__init__.py\n"
+
+
+def test_what_it_uses_later() -> None:
+    """So is what it uses after that, while it reads an answer; and what stands in has nothing that is not the same."""
+    code = """
+from lookup.kernel import codec
+known = codec.messages()[0].__mro__[1].encode.__globals__
+import logging, socket, threading, traceback, types, weakref
+for module in logging, socket, threading, traceback, types, weakref:
+    standing_in = known.get(module.__name__, module)
+    assert isinstance(standing_in, codec.Later) or standing_in is module
+    for name, value in vars(standing_in).items():
+        if not (name in ("_real", "RLock", "getLogger") or isinstance(value, codec.Later)):
+            assert value is getattr(module, name) or value == getattr(module, name), name
+assert known["threading"].Event is threading.Event
+assert known["weakref"].WeakSet is weakref.WeakSet
+assert known["logging"].DEBUG == 10
+print(known["traceback"].format_exc(), end="")
+"""
+    assert fresh(code) == "NoneType: None\n"
 
 
 WHOLE = """

@@ -66,8 +66,10 @@ MOST_MODULES = 19
 
 #: What one query does not use.
 UNUSED = {
-    "argparse", "asyncio", "logging", "multiprocessing", "psutil", "pyroute2",
-    "re", "select", "ssl", "subprocess", "threading", "traceback", "typing",
+    "_weakrefset", "argparse", "asyncio", "collections", "contextlib", "copyreg", "enum", "functools", "importlib",
+    "inspect", "linecache", "logging", "multiprocessing", "operator", "psutil", "pyroute2", "re", "reprlib", "select",
+    "selectors", "signal", "socket", "ssl", "subprocess", "textwrap", "threading", "tokenize", "traceback", "types",
+    "typing", "warnings", "weakref",
     "identserver.admin", "identserver.by_hand", "identserver.command_line", "identserver.warm",
     "lookup.config", "lookup.kernel.dumps", "lookup.kernel.processes", "lookup.users.database",
 }  # fmt: skip
@@ -235,9 +237,7 @@ def test_lookup_prints_and_logs_nothing(path: Path) -> None:
             assert (node.attr, getattr(node.value, "id", "")) not in {
                 (name, "sys") for name in ("argv", "stdin", "stdout", "stderr")
             }, f"{path.name}:{node.lineno}"
-    # The codec keeps pyroute2 from importing logging until something is logged, and has to import it then.
-    loud = {"syslog"} if path.name == "codec.py" else {"logging", "syslog", "warnings"}
-    assert not loud & {one.module for one in imports(path)}
+    assert not {"logging", "syslog", "warnings"} & {one.module for one in imports(path)}
 
 
 # What one query loads.
@@ -292,10 +292,7 @@ def loaded(pair: Pair) -> set[str]:
 def test_one_query_loads_nothing_that_it_does_not_use(loaded: set[str]) -> None:
     """Every connection may be a new process: start-up is the hot path."""
     assert "identserver.answer" in loaded
-    # What pyroute2's codec imports costs nothing a second time.
-    codec = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from lookup.kernel import codec; codec.messages()"
-    paid = set(_output(codec + "; print(*sys.modules)").split())
-    assert not {name for name in loaded - paid for unused in UNUSED if name == unused or name.startswith(f"{unused}.")}
+    assert not {name for name in loaded for unused in UNUSED if name == unused or name.startswith(f"{unused}.")}
 
 
 def test_a_query_imports_nothing_slow() -> None:

@@ -73,7 +73,8 @@ def _import_nlmsg() -> Any:
         try:
             return codec.module("pyroute2.netlink").nlmsg
         except Exception:
-            # A release that is built otherwise, or an importer of another kind: the ordinary import says what is wrong.
+            # An importer of another kind, or a release that is built otherwise (with dataclasses, or generic classes of
+            # its own): the ordinary import takes longer, and says what is wrong.
             pass
         finally:
             codec.done = True
@@ -118,7 +119,10 @@ class _Import:
         self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
     ) -> Any:
         """Do what ``__import__`` does, for these modules."""
-        if not self.done and not level:
+        if not self.done:
+            if level:
+                package = globals["__package__"].rsplit(".", level - 1)[0]
+                name, level = (f"{package}.{name}" if name else package), 0
             if name.partition(".")[0] == "pyroute2":
                 module = self.module(name)
                 for wanted in fromlist or ():
