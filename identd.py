@@ -53,7 +53,7 @@ def _cant_start(message: str) -> int:
             os.write(2, b"%s\n" % line)
     except OSError:
         # EBADF: there is no standard input or error. ENOENT, ECONNREFUSED, EAGAIN: nobody logs, or the log is full.
-        return 1
+        pass
     return 1
 
 
@@ -62,19 +62,14 @@ def __getattr__(name: str) -> Any:
 
     :raises AttributeError: there is no such name.
     """
-    if name == "__version__":
-        from identserver import __version__
+    if name not in __all__:
+        raise AttributeError(f"module 'identd' has no attribute {name!r}")
+    import identserver
+    from identserver import protocol
+    from lookup import errors
 
-        return __version__
-    if name == "IdentServer":
-        from identserver.protocol import IdentServer
-
-        return IdentServer
-    if name in __all__:
-        from lookup import errors
-
-        return getattr(errors, name)
-    raise AttributeError(f"module 'identd' has no attribute {name!r}")
+    rooms = {"__version__": identserver, "IdentServer": protocol}
+    return getattr(rooms.get(name, errors), name)
 
 
 if __name__ == "__main__":

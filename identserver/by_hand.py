@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import threading  # noqa: F401  (whichever thread imports it first counts as the main one, for which the end waits)
-import threading  # noqa: F401 - first here: what imports it in a lookup's thread would count as the main one
 
 from .answer import AnsweringServer
 from .inherited import Endpoint

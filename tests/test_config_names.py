@@ -12,10 +12,14 @@ from helpers.machine import skip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lookup.config.names import Names
+from lookup.config import names as room
+from lookup.config.blocks import HostName
+from lookup.config.names import Hosts, Names, Resolver
+from lookup.connection import pack
+from lookup.errors import Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 V4, V6 = bytes([192, 0, 2, 1]), socket.inet_pton(socket.AF_INET6, "2001:db8::1")
 
@@ -66,13 +70,54 @@ def test_what_names_no_network(monkeypatch: pytest.MonkeyPatch, text: bytes) -> 
         Names().network(text)
 
 
-def test_host_names() -> None:
-    """A host name stands for the first address that the resolver gives; one that is none is refused."""
-    names = Names(30)
-    first = socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)[0]
-    packed = socket.inet_pton(first[0], str(first[4][0]))
-    assert names.network(b"localhost") == (packed, 8 * len(packed))
-    assert names.host(b"localhost") == first[4][0]
+@pytest.mark.parametrize("understand", [Names.network, Names.host])
+def test_host_names(monkeypatch: pytest.MonkeyPatch, understand: Callable[[bytes], object]) -> None:
+    """F2, F3. A host name stays a name until a query needs its addresses: whoever reads a file asks nobody."""
+    monkeypatch.delattr(socket, "getaddrinfo")
+    found = understand(b"nosuch.invalid")
+    assert isinstance(found, HostName)
+    assert found == b"nosuch.invalid"
+
+
+def test_the_addresses_of_a_host_name() -> None:
+    """F3. A host name stands for all addresses that the resolver gives, not for the first one."""
+    found = Resolver(30).addresses(HostName(b"localhost"))
+    assert not isinstance(found, Unknown)
+    assert set(found) >= {pack(str(one[4][0]))[0] for one in socket.getaddrinfo("localhost", None)}
+
+
+def answers(*hosts: str) -> list[tuple[object, ...]]:
+    """Return addresses as getaddrinfo does."""
+    return [(0, socket.SOCK_STREAM, 6, "", (host, 0)) for host in hosts]
+
+
+def test_both_families_of_a_host_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F3. All addresses count, once, those of either family to whoever asks for that family."""
+    found = answers("127.0.0.3", "127.0.0.2", "fd00:fd::2", "127.0.0.3", "::ffff:127.0.0.4", "fe80::1%lo")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+    resolver, name = Resolver(), HostName(b"net.example")
+    v4 = tuple(bytes([127, 0, 0, last]) for last in (3, 2, 4))
+    v6 = tuple(socket.inet_pton(socket.AF_INET6, text) for text in ("fd00:fd::2", "fe80::1"))
+    assert resolver.addresses(name, 4) == v4
+    assert resolver.addresses(name, 16) == v6
+    assert set(resolver.addresses(name, 0)) == {*v4, *v6}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("number", "known"), [(socket.EAI_NONAME, True), (socket.EAI_NODATA, True), (socket.EAI_AGAIN, False)]
+)
+def test_a_host_name_without_addresses_of_a_family(monkeypatch: pytest.MonkeyPatch, number: int, known: bool) -> None:
+    """F2. A name that has addresses of the other family has none of this one only where the resolver says so."""
+
+    def resolve(name: bytes, port: None, family: int, kind: int) -> object:
+        if family == socket.AF_INET6:
+            raise socket.gaierror(number, "told for the test")
+        return answers("127.0.0.3")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    found = Resolver().addresses(HostName(b"net.example"), 16)
+    assert isinstance(found, Unknown) == (not known)
+    assert not known or found == ()
 
 
 @pytest.fixture
@@ -85,10 +130,13 @@ def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", fail)
 
 
-def test_an_unknown_host_name(unknown: None) -> None:
-    """A name that the resolver does not know is refused with its reason."""
-    with pytest.raises(ValueError, match=r"a host name expected \(Name or service not known\)"):
-        Names().network(b"nosuch.invalid")
+@pytest.mark.parametrize("octets", [0, 4, 16])
+def test_an_unknown_host_name(unknown: None, octets: int) -> None:
+    """F2. What a name stands for that the resolver does not know is unknown, with the reason: no mistake in a file."""
+    found = Resolver().addresses(HostName(b"nosuch.invalid"), octets)
+    assert isinstance(found, Unknown)
+    assert not found.unasked
+    assert found.reason == 'the addresses of "nosuch.invalid": Name or service not known'
 
 
 def test_a_host_to_connect_to() -> None:
@@ -118,35 +166,76 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
 
 
 def test_a_stuck_resolver_ends_at_the_bound(stuck: list[object]) -> None:
-    """All names of a file share one bound of time; past it none is asked for, and numbers are still understood."""
-    names = Names(0.05)
+    """All names share one bound of time; past it none is asked for and each is unknown; numbers are understood."""
+    names, resolver = Names(0.05), Resolver(0.05)
     for _ in range(3):
-        with pytest.raises(ValueError, match="in time"):
-            names.network(b"stuck.invalid")
-        with pytest.raises(ValueError, match="in time"):
-            names.port(b"stuck")
+        for found in (
+            resolver.addresses(HostName(b"stuck.invalid")), resolver.addresses(HostName(b"another.invalid"), 4),
+            names.port(b"stuck"), names.port(b"another"), names.ports(b"1:stuck"),
+        ):  # fmt: skip
+            assert isinstance(found, Unknown)
+            assert found.reason.endswith("in time")
     assert names.network(b"192.0.2.1") == (V4, 32)
     assert names.port(b"80") == 80
     # The thread may begin after we have stopped waiting for it.
     deadline = time.monotonic() + 60
-    while not stuck and time.monotonic() < deadline:
+    while len(stuck) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert stuck == [b"stuck.invalid"]
+    assert sorted(stuck, key=str) == [b"stuck.invalid", "stuck"]
 
 
 def test_a_name_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file may name one host in every line; the resolver hears of it once."""
+    """A file may name one host in every line; the resolver hears of it once for a query, whatever it says."""
     asked = []
-    real = socket.getaddrinfo
 
-    def count(name: bytes, *arguments: object) -> object:
+    def count(name: bytes, *_: object) -> object:
         asked.append(name)
-        return real("127.0.0.1", None, type=socket.SOCK_STREAM)
+        if name == b"gone.invalid":
+            raise socket.gaierror(socket.EAI_AGAIN, "told for the test")
+        return answers("127.0.0.1")
 
     monkeypatch.setattr(socket, "getaddrinfo", count)
-    names = Names()
-    assert [names.network(b"somewhere.invalid") for _ in range(3)] == [(bytes([127, 0, 0, 1]), 32)] * 3
-    assert asked == [b"somewhere.invalid"]
+    resolver = Resolver()
+    for _ in range(3):
+        assert resolver.addresses(HostName(b"somewhere.invalid"), 4) == (bytes([127, 0, 0, 1]),)
+        assert isinstance(resolver.addresses(HostName(b"gone.invalid"), 4), Unknown)
+    assert asked == [b"somewhere.invalid", b"gone.invalid"]
+
+
+def test_how_long_addresses_in_the_system_file_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """W10. They count from the question; without an answer they are asked for again sooner, and the last one holds."""
+    now, asked = [1000.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    found: list[tuple[bytes, ...] | Unknown] = [(V4,)]
+
+    def ask(name: HostName, octets: int) -> tuple[bytes, ...] | Unknown:
+        asked.append(now[0])
+        now[0] += 1.6
+        return found[0]
+
+    hosts, name = Hosts(), HostName(b"net.example")
+    assert [hosts.addresses(name, 4, ask) for _ in range(2)] == [(V4,)] * 2
+    assert asked == [1000]
+    now[0] = 1000 + room.HOST_SECONDS - 0.1
+    assert hosts.addresses(name, 4, ask) == (V4,)
+    assert len(asked) == 1
+    found[0] = Unknown("told for the test")
+    now[0] += 0.1
+    assert hosts.addresses(name, 4, ask) == (V4,)
+    assert len(asked) == 2
+    now[0] = asked[1] + room.UNANSWERED_SECONDS
+    assert hosts.addresses(name, 4, ask) == (V4,)
+    assert len(asked) == 3
+    now[0] = 1000 + room.KEPT_SECONDS
+    assert hosts.addresses(name, 4, ask) is found[0]
+
+
+def test_what_nobody_was_asked_is_not_remembered() -> None:
+    """That the loop could not ask says nothing to the worker who can."""
+    hosts, name = Hosts(), HostName(b"net.example")
+    unasked = Unknown("not now", unasked=True)
+    assert hosts.addresses(name, 4, lambda name, octets: unasked) is unasked
+    assert hosts.addresses(name, 4, lambda name, octets: (V4,)) == (V4,)
 
 
 @pytest.mark.parametrize(
@@ -206,11 +295,15 @@ def test_services() -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=30) | st.text("0123456789abfx.:/%", max_size=30).map(str.encode))
 def test_any_text_is_a_network_or_none(unknown: None, text: bytes) -> None:
-    """Whatever stands for a network has an address of 4 or 16 octets, its host bits clear."""
-    names = Names()
+    """Whatever stands for a network has an address of 4 or 16 octets, its host bits clear; or it is a name."""
     try:
-        packed, bits = names.network(text)
+        found = Names().network(text)
     except ValueError:
         return
+    if isinstance(found, HostName):
+        assert found == text
+        assert isinstance(Resolver().addresses(found), Unknown)
+        return
+    packed, bits = found
     assert len(packed) in (4, 16)
     assert int.from_bytes(packed, "big") % (1 << (8 * len(packed) - bits)) == 0

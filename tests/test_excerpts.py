@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import time
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 
 from lookup.config import excerpts as room
 from lookup.config import user_file
-from lookup.config.blocks import pack_end
+from lookup.config.blocks import HostName, pack_end
 from lookup.config.excerpts import Excerpts
+from lookup.config.grammar import parse_without_names
+from lookup.errors import IdentError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lookup.config.blocks import UserBlock
     from lookup.config.user_file import UserFile
 
 ENDS = ("127.0.0.1", 40000), ("10.0.0.9", 6667)
@@ -78,8 +81,12 @@ def test_a_change_is_noticed_at_once(tmp_path: Path) -> None:
 def test_one_content_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """D6. Thousands of blocks are understood once, however often they are asked for."""
     parsed = []
-    real = room.parse_without_names
-    monkeypatch.setattr(room, "parse_without_names", lambda *arguments: (parsed.append(1), real(*arguments))[1])
+
+    def parse(content: bytes, path: str) -> tuple[list[UserBlock], bool]:
+        parsed.append(path)
+        return parse_without_names(content, path)
+
+    monkeypatch.setattr(room, "parse_without_names", parse)
     write(tmp_path, "to 1.2.3.4{hide}" * 3800)
     excerpts = Excerpts()
     for _ in range(3):
@@ -99,16 +106,22 @@ def test_what_is_remembered_has_a_bound(tmp_path: Path) -> None:
     assert not excerpts._resolved
 
 
-def test_addresses_of_names_are_not_remembered_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """W10. They count from when they were asked for."""
-    asked = []
-    real = room.parse
-    monkeypatch.setattr(room, "parse", lambda fetched: (asked.append(1), time.sleep(0.6), real(fetched))[2])
-    write(tmp_path, 'to localhost { reply "x" }')
-    excerpts = Excerpts()
-    for _ in range(2):
-        excerpts.about(os.getuid(), str(tmp_path), [ENDS])
-    assert len(asked) == 1
-    time.sleep(0.5)
-    excerpts.about(os.getuid(), str(tmp_path), [ENDS])
-    assert len(asked) == 2
+def test_host_names_stay_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F2, W10. Whoever reads a file resolves nothing: for how long addresses hold is for `Facts` to say."""
+    monkeypatch.delattr(socket, "getaddrinfo")
+    write(tmp_path, 'global { hide } to localhost { reply "x" } to localhost lport 1 { reply "y" }')
+    (found,) = pickle.loads(pickle.dumps(Excerpts().about(os.getuid(), str(tmp_path), [ENDS])))
+    assert [str(block.statement) for block in found.blocks] == ["hide", 'reply "x"']
+    assert isinstance(found.blocks[1].where.to, HostName)
+
+
+def test_too_many_blocks_that_may_match(tmp_path: Path) -> None:
+    """What is handed on of a file has a bound; beyond it, what decides can't be found out."""
+    text = "".join(f"to host{number}.invalid {{ hide }}\n" for number in range(room._MAX_UNKNOWN + 1))
+    write(tmp_path, text)
+    with pytest.raises(IdentError, match="UNKNOWN-ERROR") as refused:
+        Excerpts().about(os.getuid(), str(tmp_path), [ENDS])
+    assert "blocks that may match" in refused.value.detail
+    write(tmp_path, text + "global { hide }")
+    (found,) = Excerpts().about(os.getuid(), str(tmp_path), [ENDS])
+    assert len(found.blocks) == 1

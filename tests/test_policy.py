@@ -23,6 +23,8 @@ from lookup.errors import ConfigError, Unknown
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from lookup.config.blocks import Uids
+
 #: Cases in which the process answers before anything is decided: a missing -C file, -R, uids without a name.
 FOR_THE_PROCESS = [179, 191, 194, 195, 207]
 
@@ -30,7 +32,7 @@ UIDS = {b"root": 0, b"alice": 1001, b"bob": 1002}
 NAMES = {uid: name for name, uid in UIDS.items()}
 
 
-def uids(names: Iterable[bytes]) -> dict[bytes, int | None]:
+def uids(names: Iterable[bytes]) -> Uids:
     """Return the uids of the table's users, and of nobody else."""
     return {name: UIDS.get(name) for name in names}
 

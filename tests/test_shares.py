@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from identserver.warm.shares import SLOW, Shares
 from lookup.errors import IdentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LIMIT = 16
 
@@ -18,7 +22,7 @@ class Lookup:
 
     def __init__(self, shares: Shares, owner: int, asker: str = "10.0.0.9") -> None:
         self.result: Any = None
-        self._end = lambda: shares.end(self, owner, asker)
+        self._end: Callable[[], None] = functools.partial(shares.end, self, owner, asker)
         shares.begin(self, owner, asker)
 
     def settle(self, result: BaseException) -> None:

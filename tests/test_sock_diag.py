@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers.calls import call, inherited, other, welcome
-from helpers.hosts import IPPROTO_MPTCP, Person, Town, inside, nameless_uid, until
+from helpers.hosts import IPPROTO_MPTCP, Person, Refused, Town, inside, nameless_uid, until
 from helpers.machine import ROOT, program, skip
 from helpers.netlink import NLM_F_DUMP, Wire, by_ports, find
 from helpers.pairs import LOOPBACK, connect
@@ -388,7 +388,7 @@ def test_answers_that_overrun_the_buffer(monkeypatch: pytest.MonkeyPatch) -> Non
     with sock_diag.SockDiag() as diag, pytest.raises(IdentError) as refused:
         diag._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         nowhere = bytes([127, 0, 0, 1])
-        diag._holders(nowhere, (LOOPBACK, 1), nowhere, (LOOPBACK, 1), [0] * 64)
+        diag._holders((nowhere, 1, nowhere, 1), [0] * 64)
     assert not isinstance(refused.value, NoUser)
     assert "sock_diag answer" in refused.value.detail
 
@@ -499,12 +499,15 @@ def test_a_scope_too_large_for_an_interface() -> None:
 
 @pytest.mark.parametrize("mapping", [(), (0, 0, 1)], ids=["nothing", "root"])
 def test_a_user_namespace_that_hides_uids(town: Town, alice: Person, mapping: tuple[int, ...]) -> None:
-    """Behind a user namespace an unmapped owner is UNKNOWN-ERROR, never "nobody", whose uid the kernel shows."""
+    """F13. Behind a user namespace an unmapped owner is UNKNOWN-ERROR, never "nobody", whose uid the kernel shows."""
     with Person(0, town.here) as prisoner, Person(65534, town.here) as nobody:
         prisoner.tell("leave_user_namespace(*mapping)", mapping=mapping)
         for person in (alice, nobody):
             with call(town, person) as (ends, _):
-                assert prisoner.tell("sock_diag.find(*ends).uid", ends=ends) == 65534
+                shown = "d = sock_diag.SockDiag(); [d.owner(m).uid for m in d.dump(2, ends[0][1], ends[1][1])]"
+                assert prisoner.tell(shown, ends=ends) == [65534]
+                with pytest.raises(Refused, match="IdentError: UNKNOWN-ERROR uid 65534 may be anybody"):
+                    prisoner.tell("sock_diag.find(*ends).uid", ends=ends)
                 assert prisoner.ask(ends) == "UNKNOWN-ERROR"
         if mapping:
             with call(town, prisoner) as (ends, _):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import pickle
@@ -16,13 +17,14 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookup.config import user_file
+from lookup.errors import IdentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,7 +69,10 @@ def descriptors() -> list[str]:
 
 
 def read_as(reader: str, uid: int, home: Path | str) -> Read:
-    """Read a user's file in a process that is somebody else for good, and that leaves no descriptor open."""
+    """Read a user's file in a process that is somebody else for good, and that leaves no descriptor open.
+
+    :raises IdentError: as `user_file.read`.
+    """
     who = {"root": 0, "nobody": pwd.getpwnam("nobody").pw_uid, "owner": uid}[reader]
     reading, writing = os.pipe()
     child = os.fork()
@@ -80,9 +85,12 @@ def read_as(reader: str, uid: int, home: Path | str) -> Read:
             os.setresgid(65534, 65534, 65534)
             os.setresuid(who, who, who)
             before = descriptors()
-            found = read(uid, home)
+            try:
+                found: Read | str = read(uid, home)
+            except IdentError as error:
+                found = error.detail
             if descriptors() == before:
-                os.write(writing, pickle.dumps(tuple(found)))
+                os.write(writing, pickle.dumps(found if isinstance(found, str) else tuple(found)))
                 status = 0
         finally:
             os._exit(status)
@@ -90,7 +98,10 @@ def read_as(reader: str, uid: int, home: Path | str) -> Read:
     with open(reading, "rb") as pipe:
         said = pipe.read()
     assert os.waitpid(child, 0)[1] == 0
-    return Read(*pickle.loads(said))
+    found = pickle.loads(said)
+    if isinstance(found, str):
+        raise IdentError(found, uid)
+    return Read(*found)
 
 
 class Household:
@@ -314,7 +325,6 @@ UNUSABLE = [
     (_missing, ""),
     (_not_below_a_directory, ""),
     (_dangling, ""),
-    (_loop, "symbolic links"),
     (_directory, "not a regular file"),
     (_fifo, "not a regular file"),
     (_socket, "not a regular file"),
@@ -407,11 +417,24 @@ def test_no_home(alices: Household, home: str, reader: str, monkeypatch: pytest.
     assert not found.logged
 
 
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", [XDG, HOME])
+def test_a_file_that_may_say_anything(alices: Household, name: str, reader: str) -> None:
+    """H2. What a file says that ELOOP keeps from us is unknown: it may say hide, and the other one does not count."""
+    _loop(alices, name)
+    if name == XDG:
+        alices.write(HOME, says("home"))
+    with pytest.raises(IdentError, match="UNKNOWN-ERROR") as failed:
+        alices.read(reader)
+    assert failed.value.detail == f"{alices.home / name}: Too many levels of symbolic links"
+
+
 def test_a_home_with_too_long_a_name(ours: Household) -> None:
-    """What can be no path is worth a line in the log."""
-    found = read(ours.uid, "/" + "x" * 5000)
-    assert found.statements == []
-    assert "File name too long" in found.logged
+    """H2. ENAMETOOLONG is not absence: the kernel did not look there, so what their file says is unknown."""
+    with pytest.raises(IdentError, match="UNKNOWN-ERROR") as failed:
+        read(ours.uid, "/" + "x" * 5000)
+    assert failed.value.detail.endswith(": File name too long")
+    assert failed.value.uid == ours.uid
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -452,14 +475,36 @@ def test_the_largest_file(ours: Household, size: int, is_read: bool) -> None:
 
 
 def test_a_file_that_fails(ours: Household) -> None:
-    """An input error passes a file over: address 0 of no process can be read."""
+    """H2. What a file says that EIO keeps from us is unknown, and the next one does not count in its place."""
     if sys.platform != "linux":
         pytest.skip("needs /proc/self/mem")
     ours.link(XDG, "/proc/self/mem")
     ours.write(HOME, says("home"))
-    found = read(ours.uid, ours.home)
-    assert found.statements == ['reply "home"']
-    assert found.logged == f"{ours.home / XDG}: Input/output error"
+    with pytest.raises(IdentError, match="UNKNOWN-ERROR") as failed:  # address 0 of no process can be read
+        read(ours.uid, ours.home)
+    assert failed.value.detail == f"{ours.home / XDG}: Input/output error"
+
+
+@pytest.mark.parametrize("call", ["stat", "open", "fstat", "read"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EPERM])
+def test_no_error_is_absence(ours: Household, monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
+    """H2. Whichever call fails, and however: what the file says is unknown, with the reason. No descriptor leaks."""
+    ours.write(XDG, says("xdg"))
+    ours.write(HOME, says("home"))
+    real = getattr(os, call)
+
+    def fail(target: Any, *arguments: Any, **named: Any) -> Any:
+        if isinstance(target, int) or str(target) == str(ours.home / XDG):
+            raise OSError(number, os.strerror(number))
+        return real(target, *arguments, **named)
+
+    before = descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(IdentError, match="UNKNOWN-ERROR") as failed:
+            read(ours.uid, ours.home)
+    assert failed.value.detail == f"{ours.home / XDG}: {os.strerror(number)}"
+    assert descriptors() == before
 
 
 def test_a_waiting_writer_goes_on_waiting(ours: Household) -> None:

@@ -173,15 +173,19 @@ def test_what_nobody_waits_for_is_forgotten(bench: Bench, monkeypatch: pytest.Mo
     class Argument:
         pass
 
-    forgotten = []
+    forgotten, pendings = [], []
     for number in range(500):
         argument = Argument()
         forgotten.append(weakref.ref(argument))
-        pending = Pending(bench.loop, 0.2, TimeoutError())
+        pending = Pending(bench.loop, PATIENCE, TimeoutError())
+        pendings.append(pending)
         pending.addCallbacks(lambda _: None, lambda _: None)
         bench.workers.call(number % owners, pending, bench.blocked, argument, alone=True)
     del argument
     held = THREADS_PER_OWNER if owners == 1 else 8
+    bench.until(lambda: len(bench.workers._busy) == held)
+    for pending in pendings:
+        pending.settle(TimeoutError())
     bench.until(lambda: sum(argument() is not None for argument in forgotten) == held)
     assert len(bench.workers._busy) == held
     assert bench.workers._turns.qsize() <= owners

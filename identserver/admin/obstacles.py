@@ -25,7 +25,8 @@ def obstacles() -> list[tuple[str, str]]:
             "allow AF_NETLINK (RestrictAddressFamilies=, seccomp); until then psutil answers, about our own user only",
         ))  # fmt: skip
     except ImportError as error:
-        found.append((f"pyroute2 can't be imported: {error}", "install it; until then psutil answers, about our own user only"))
+        remedy = "install it; until then psutil answers, about our own user only"
+        found.append((f"pyroute2 can't be imported: {error}", remedy))
     if not sees_every_uid() and not owns_the_network():
         found.append((
             "a user namespace maps uids: owners outside it can't be named",

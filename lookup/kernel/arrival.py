@@ -8,7 +8,7 @@ from sys import byteorder
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
-    import socket
+    import _socket as socket
 
 # Python's socket has no names for these, or only from some release on.
 _SOL_SOCKET, _SO_BINDTOIFINDEX, _SO_NETNS_COOKIE = 1, 62, 71  # asm-generic/socket.h

@@ -371,14 +371,18 @@ FORMS = pytest.mark.parametrize("form", ["single", "warm"])
 def test_owner_answer_and_rule(
     form: str, carol: Resident, ports: str, system: str, wish: str, told: str, rule: str
 ) -> None:
-    """One line names the real owner, what was told in his place, and the blocks that decided, file and line."""
+    """One line names the real owner, what was told in his place, and the blocks that decided, file and line.
+
+    The owner comes first: what was told may be of the owner's choice, and look like the rest of such a line.
+    """
     carol.write(wish)
     reply, lines = logged(form, ports, system)
     told, rule = told.replace("NAME", carol.name), rule.replace("FILE", str(carol.file))
     assert re.fullmatch(told, reply)
     (line,) = lines
-    assert f"{ports}:{reply} ({carol.name}, uid {carol.uid}" in line
-    assert line.endswith(f", rule {rule})")
+    source = "sock_diag, " if "USERID" in reply else ""
+    who = f"uid {carol.uid}, {carol.name}"
+    assert line == f"identd: {who}: 127.0.0.1 was told {ports}:{reply} ({source}rule {rule})"
 
 
 @FORMS
@@ -387,7 +391,7 @@ def test_owner_answer_and_rule(
 def test_a_users_file_that_cannot_be_used(
     form: str, carol: Resident, ports: str, what: str, options: tuple[str, ...]
 ) -> None:
-    """One line says which file it is and why, with line and column where it is read, however quiet the log is."""
+    """One line says whose file it is, which and why, with line and column where it is read, however quiet the log is."""
     path = carol.write("global {\n hidde }" if what == "broken" else "global { hide }")
     reason = ":2:2: hide, random, random_numeric, numeric, reply or forward expected, not hidde"
     if what == "another's":
@@ -405,7 +409,7 @@ def test_a_users_file_that_cannot_be_used(
     finally:
         path.unlink()
     assert reply == f"USERID:UNIX:{carol.name}"
-    assert [line for line in lines if "was told" not in line] == [f"identd: {path}{reason}"]
+    assert [line for line in lines if "was told" not in line] == [f"identd: uid {carol.uid}: {path}{reason}"]
     assert len(lines) == (1 if options else 2)
 
 
@@ -426,7 +430,8 @@ def test_a_broken_system_file_is_never_kept_quiet(pair: Pair, tmp_path: Path) ->
     with handler("-Sq", "-C", str(tmp_path / "conf")) as served:
         assert served.ask(pair.query + b"\r\n") == pair.query + b":ERROR:UNKNOWN-ERROR\r\n"
         (line,) = served.log().splitlines()
-    assert f":ERROR:UNKNOWN-ERROR ({tmp_path}/conf:1:11: " in line
+    assert line.startswith(f"identd: uid {os.geteuid()}: ")
+    assert ":ERROR:UNKNOWN-ERROR (" in line and f"{tmp_path}/conf:1:11: " in line
 
 
 # A syslog daemon that can't keep up.

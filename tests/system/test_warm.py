@@ -147,13 +147,14 @@ def test_reply_all_reads_no_file(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_every_query_is_logged(pair: Pair) -> None:
-    """One line for each, with who asked, what was told and the uid, whether he was met before or not."""
+    """One line for each, with the uid, who asked and what was told, whether he was met before or not."""
     with warming("-S", "-C", os.devnull, stderr=subprocess.PIPE) as warm:
         for _ in range(3):
             assert warm.ask(pair.query + b"\r\n") == named(pair)
         lines = log_of(warm).splitlines()
-    told = f"127.0.0.1 was told {named(pair).decode().strip()} ({me()}, uid {os.geteuid()}, sock_diag, rule no rule)"
-    assert sum(told in line for line in lines) == 3
+    who, reply = f"uid {os.geteuid()}, {me()}", named(pair).decode().strip()
+    told = f"identd: {who}: 127.0.0.1 was told {reply} (sock_diag, rule no rule)"
+    assert sum(line == told for line in lines) == 3
 
 
 # Clients of every kind, beside honest ones.
