@@ -15,7 +15,7 @@ from .users import names
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
-    import socket
+    import _socket as socket
     from collections.abc import Callable
     from typing import Any
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import shutil
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
+from helpers.machine import skip
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,10 +22,14 @@ from lookup.config.grammar import parse_without_names
 from lookup.errors import IdentError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+    from typing import NoReturn
 
     from lookup.config.blocks import UserBlock
     from lookup.config.user_file import UserFile
+
+ALICE = 'global { reply "alice" }'
 
 ENDS = ("127.0.0.1", 40000), ("10.0.0.9", 6667)
 
@@ -76,6 +83,121 @@ def test_a_change_is_noticed_at_once(tmp_path: Path) -> None:
     for name in ("one", "two", "one"):
         write(tmp_path, f'global {{ reply "{name}" }}')
         assert decides(excerpts.about(os.getuid(), str(tmp_path), [ENDS])[0]).startswith(f'reply "{name}"')
+
+
+def rewrite(home: Path) -> None:
+    """Change the content to another of the same size, and set the time back."""
+    write(home, ALICE.replace("alice", "carol"))
+
+
+def set_the_time(home: Path) -> None:
+    """Only set the time."""
+    os.utime(home / ".oidentd.conf", (2, 2))
+
+
+def replace_by_link(home: Path) -> None:
+    """Put a link to the very file in its place."""
+    (home / ".oidentd.conf").rename(home / "elsewhere")
+    (home / ".oidentd.conf").symlink_to("elsewhere")
+
+
+def rewrite_behind_a_link(home: Path) -> None:
+    """Put a link in its place, to another file of the same size and time."""
+    replace_by_link(home)
+    rewrite(home)
+
+
+def replace_by_copy(home: Path) -> None:
+    """Put a file of the same content and time in its place."""
+    shutil.copy2(home / ".oidentd.conf", home / "new")
+    (home / "new").rename(home / ".oidentd.conf")
+
+
+def remove(home: Path) -> None:
+    """Take the file away."""
+    (home / ".oidentd.conf").unlink()
+
+
+def forbid(home: Path) -> None:
+    """Close the file to us, unless we are root."""
+    (home / ".oidentd.conf").chmod(0)
+
+
+def give_away(home: Path) -> None:
+    """Give the file to another user."""
+    if os.geteuid() != 0:
+        skip("needs root")
+    os.chown(home / ".oidentd.conf", 12345, -1)
+
+
+def prefer_another(home: Path) -> None:
+    """Make the file that counts before this one."""
+    (home / ".config").mkdir()
+    (home / ".config" / "oidentd.conf").write_text(ALICE.replace("alice", "carol"))
+
+
+def make_config(home: Path) -> None:
+    """Make the folder for a file that would count before this one."""
+    (home / ".config").mkdir()
+
+
+def link_config(home: Path) -> None:
+    """Let that folder be a link to where there is no such file."""
+    (home / ".config").symlink_to("/proc/self")
+
+
+def replace_the_home(home: Path) -> None:
+    """Put another home directory in its place."""
+    home.rename(home.with_name("old"))
+    home.mkdir()
+    rewrite(home)
+
+
+#: What happens to a user's files, and whom they name then.
+CHANGES = [
+    (rewrite, "carol"), (set_the_time, "alice"), (replace_by_link, "alice"), (rewrite_behind_a_link, "carol"),
+    (replace_by_copy, "alice"), (remove, ""), (forbid, "alice" if os.geteuid() == 0 else ""), (give_away, ""),
+    (prefer_another, "carol"), (make_config, "alice"), (link_config, "alice"), (replace_the_home, "carol"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "name"), CHANGES, ids=[change.__name__ for change, _ in CHANGES])
+def test_every_change_is_noticed(tmp_path: Path, change: Callable[[Path], None], name: str) -> None:
+    """Whatever happens to a user's files, at once, what they said before does not count."""
+    home = tmp_path / "home"
+    home.mkdir()
+    write(home, ALICE)
+    excerpts = Excerpts()
+    assert decides(excerpts.about(os.getuid(), str(home), [ENDS])[0]).startswith('reply "alice" ')
+    change(home)
+    for _ in range(2):
+        assert decides(excerpts.about(os.getuid(), str(home), [ENDS])[0]).partition(" /")[0] == (
+            f'reply "{name}"' if name else ""
+        )
+
+
+def test_a_first_file_is_noticed(tmp_path: Path) -> None:
+    """That a user has no file holds for as long as they make none."""
+    excerpts = Excerpts()
+    assert decides(excerpts.about(os.getuid(), str(tmp_path), [ENDS])[0]) == ""
+    write(tmp_path, ALICE)
+    assert decides(excerpts.about(os.getuid(), str(tmp_path), [ENDS])[0]).startswith('reply "alice" ')
+
+
+def test_a_file_that_fails_is_not_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """H2. What it said before counts as little as nothing; and as soon as it can be read again, it counts."""
+    write(tmp_path, ALICE)
+    excerpts = Excerpts()
+    for _ in range(2):
+        assert decides(excerpts.about(os.getuid(), str(tmp_path), [ENDS])[0]).startswith('reply "alice" ')
+        with monkeypatch.context() as patch, pytest.raises(IdentError, match="UNKNOWN-ERROR"):
+            patch.setattr(os, "open", lambda *_: fail_with(errno.ESTALE))
+            excerpts.about(os.getuid(), str(tmp_path), [ENDS])
+
+
+def fail_with(number: int) -> NoReturn:
+    """Fail as the system does."""
+    raise OSError(number, os.strerror(number))
 
 
 def test_one_content_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

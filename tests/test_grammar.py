@@ -239,7 +239,7 @@ def test_a_login_name_of_digits_goes_before_the_uid() -> None:
 
 @pytest.mark.parametrize("name", [b"nobody-at-all", b"0x7"])
 def test_an_unknown_user_is_worth_a_notice(name: bytes) -> None:
-    """F5. A user who is gone is no error: only their block is without effect; the others' count, before and after it."""
+    """F5. A user who is gone is no error: only their block has no effect; others count, before and after it."""
     block = b"user %s { default { deny hide } }\n"
     parsed = system(block % b"alice" + block % name + block % b"bob")
     assert list(parsed.users) == [1001, 1002]

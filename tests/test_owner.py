@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from helpers.hosts import nameless_uid
 
 from lookup import owner as room
 from lookup.config import forward, user_file
+from lookup.config.blocks import HostName
 from lookup.config.user_file import Fetched
 from lookup.errors import IdentError, Unknown
 from lookup.owner import Facts, Memory
@@ -182,6 +184,60 @@ def test_what_is_known_serves_other_queries(home: Path, clock: list[float]) -> N
     assert memory.recall(os.getuid()) is facts
     clock[0] = room.SECONDS
     assert memory.recall(os.getuid()) is None
+
+
+def test_nothing_of_theirs_is_looked_at(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D1. What is recalled, in the loop, touches nothing that belongs to a user, whatever was read before."""
+    (home / ".oidentd.conf").write_text(FILE)
+    memory = Memory()
+    met(memory)
+    with monkeypatch.context() as patch:
+        for call in ("lstat", "stat", "open", "readlink", "access", "listdir", "scandir", "statvfs"):
+            patch.setattr(os, call, lambda *_, **__: pytest.fail("looked at"))
+        facts = memory.recall(os.getuid())
+        assert facts is not None
+        assert isinstance(facts.user_file(), Unknown)
+        memory.forget()
+
+
+def test_a_file_that_failed_is_asked_for_again(home: Path) -> None:
+    """H2. That a file could not be read is an answer for one query only."""
+
+    def fail(uid: int, folder: str) -> UserFile:
+        raise IdentError("broken for the test")
+
+    failed = Facts(os.getuid(), read=fail)
+    assert isinstance(failed.user_file(), Unknown)
+    failed.stop_asking()
+    (home / ".oidentd.conf").write_text(FILE)
+    file = failed.again(user_file.read, forwards=True).user_file()
+    assert not isinstance(file, Unknown)
+    assert len(file.blocks) == 1
+
+
+def test_addresses_are_asked_for_once(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
+    """W10. The addresses of a host in a user's file hold as long as all that is known, and count from when it began."""
+    asked: list[bytes] = []
+
+    def resolve(name: bytes, *_: object) -> list[tuple[object, ...]]:
+        asked.append(name)
+        clock[0] += room.SECONDS * 0.6
+        return [(0, 0, 0, "", ("127.0.0.3", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    name, memory, facts = HostName(b"net.example"), Memory(), Facts(7)
+    for _ in range(2):
+        assert facts.addresses(name, 4) == (bytes([127, 0, 0, 3]),)
+    memory.keep(facts)
+    recalled = memory.recall(7)
+    assert recalled is not None
+    assert recalled.addresses(name, 4) == (bytes([127, 0, 0, 3]),)
+    another = recalled.addresses(HostName(b"another.example"), 4)
+    assert isinstance(another, Unknown)
+    assert another.unasked
+    assert asked == [b"net.example"]
+    clock[0] += room.SECONDS * 0.5
+    assert memory.recall(7) is None
 
 
 def test_names_are_kept_within_a_limit() -> None:
