@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from lookup.config.blocks import HostName, pack_end
 from lookup.config.grammar import parse_system, parse_user
 from lookup.config.selection import Selection
 from lookup.errors import Unknown
+
+if TYPE_CHECKING:
+    from lookup.config.blocks import Uids
 
 ENDS = pack_end(("127.0.0.1", 40000)), pack_end(("127.0.0.2", 1240))
 
@@ -61,10 +66,10 @@ def test_what_was_not_asked_yet_comes_first() -> None:
 
 def rules(text: str, uid: int) -> list[int | None] | Unknown:
     """Return the lines of the ranges that may count for a uid; 1 is alice, 2 is bob, carol can't be asked for."""
-    known = {b"alice": 1, b"bob": 2, b"bobby": 2, b"carol": LOST}
+    known: Uids = {b"alice": 1, b"bob": 2, b"bobby": 2, b"carol": LOST}
     system = parse_system(text.encode(), "f", lambda names: {name: known.get(name) for name in names})
     found = Selection(ENDS, lambda step: None).rules(system, uid, resolve)
-    return found if isinstance(found, Unknown) else [rule and rule.line for rule in found]
+    return found if isinstance(found, Unknown) else [None if rule is None else rule.line for rule in found]
 
 
 def test_rules() -> None:

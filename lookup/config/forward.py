@@ -17,6 +17,7 @@ from ..connection import IDENT_PORT, pack
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
+    import _socket
     from typing import Any
 
 #: Seconds for connecting and the reply; less than a lookup may take, so that our own reply still goes out.
@@ -39,7 +40,7 @@ _REPLY = re.compile(
 
 
 def ask(
-    host: str, port: int, port_on_server: int, port_on_client: int, asked: socket.socket | None = None
+    host: str, port: int, port_on_server: int, port_on_client: int, asked: _socket.socket | None = None
 ) -> bytes | None:
     """Return the user id that an ident server gives for a port pair, or None if it gives none in time.
 
@@ -76,7 +77,7 @@ def is_this_host(address: tuple[Any, ...]) -> bool:
     return True
 
 
-def _first_line(host: str, port: int, query: bytes, asked: socket.socket | None) -> bytes:
+def _first_line(host: str, port: int, query: bytes, asked: _socket.socket | None) -> bytes:
     """Send a query, and return what comes back up to the first LF, to its end, or to `MAX_LINE` octets.
 
     :raises OSError: that failed, took too long, or must not be. :raises ValueError: the host is not ASCII.
@@ -108,7 +109,7 @@ def _first_line(host: str, port: int, query: bytes, asked: socket.socket | None)
     return line.partition(b"\n")[0]
 
 
-def _leads_back(address: tuple[Any, ...], asked: socket.socket | None) -> bool:
+def _leads_back(address: tuple[Any, ...], asked: _socket.socket | None) -> bool:
     """Return whether a query to a socket address comes to us again, or to who asks us."""
     ports = [IDENT_PORT]
     if asked is not None:
@@ -125,7 +126,7 @@ def _is_loopback(packed: bytes) -> bool:
     return packed[0] == 127 if len(packed) == 4 else packed == bytes(15) + b"\1"
 
 
-def _wait(connection: socket.socket, event: int, deadline: float, asked: socket.socket | None) -> None:
+def _wait(connection: socket.socket, event: int, deadline: float, asked: _socket.socket | None) -> None:
     """Wait until a connection is ready, or has failed. :raises OSError: it takes too long, or nobody waits for us."""
     while True:
         ready = select.poll()

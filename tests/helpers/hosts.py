@@ -189,7 +189,9 @@ def login() -> Iterator[pwd.struct_passwd]:
     try:
         yield pwd.getpwnam(name)
     finally:
-        subprocess.run([program("userdel"), name], check=True, capture_output=True, timeout=60)
+        # A process that read their files may not have ended yet: status 8, and they stay.
+        until(lambda: subprocess.run([program("userdel"), name], capture_output=True, timeout=60).returncode != 8)
+        assert name not in {entry.pw_name for entry in pwd.getpwall()}
 
 
 def nameless_uid() -> int:

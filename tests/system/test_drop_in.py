@@ -180,15 +180,21 @@ def test_a_port_that_is_taken(quietly: tuple[str, ...]) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_file_that_is_broken(quietly: tuple[str, ...], tmp_path: Path) -> None:
-    """So it is with a system file that is missing or broken: refused with status 1."""
-    done = started(*quietly, "-C", str(tmp_path / "none"))
-    assert (done.stderr, done.returncode) == (f"identd: {tmp_path}/none: no such file\n", 1)
-    (tmp_path / "broken").write_text("default { default { alow } }")
-    done = started(*quietly, "-C", str(tmp_path / "broken"))
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"identd: {tmp_path}/broken:1:21: ")
-    assert listener_of(port_of(quietly)) is None
+@pytest.mark.parametrize("text", [None, "default { default { alow } }"], ids=["missing", "broken"])
+def test_a_file_that_is_broken(quietly: tuple[str, ...], tmp_path: Path, pair: Pair, text: str | None) -> None:
+    """A system file that is missing or broken keeps nobody from starting: nobody is named, and the log says why."""
+    path = tmp_path / "conf"
+    reason = f"{path}: no such file"
+    if text is not None:
+        path.write_text(text)
+        reason = f"{path}:1:21: "
+    with open(tmp_path / "log", "wb") as log:
+        done = started(*quietly, "-S", "-C", str(path), stderr=log)
+    assert done.returncode == 0
+    with gone_to_the_background(port_of(quietly)):
+        assert ask(port_of(quietly), pair.query) == pair.query + b":ERROR:UNKNOWN-ERROR\r\n"
+    said = (tmp_path / "log").read_text().splitlines()
+    assert any(line.startswith(f"identd: {reason}") and "nobody is named until" in line for line in said), said
 
 
 def test_a_user_that_is_none(needs_root: None, quietly: tuple[str, ...]) -> None:

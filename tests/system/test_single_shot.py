@@ -269,26 +269,23 @@ def fetch(*_): os.kill(os.getpid(), signal.SIGSTOP)
 user_file.fetch = fetch
 """
 
-SPOOF = "default { default { allow spoof } }"
+@pytest.mark.parametrize("number", ["SIGSTOP", "SIGKILL"])
+@pytest.mark.parametrize(
+    ("allowed", "right"), [("allow hide allow spoof", b"ERROR:UNKNOWN-ERROR"), ("allow spoof", b"USERID:UNIX:root")]
+)
+def test_a_child_that_is_stopped(
+    needs_root: None, pair: Pair, tmp_path: Path, number: str, allowed: str, right: bytes
+) -> None:
+    """An owner who stops or kills the child that reads their file holds up nothing but that answer.
 
-
-def test_a_child_that_is_stopped(needs_root: None, pair: Pair, tmp_path: Path) -> None:
-    """An owner who stops the child that reads their file holds up nothing but that answer."""
-    command = driver(tmp_path, STOPPED)
-    with system_file(SPOOF) as path, handler("--multi-query", "-C", str(path), command=command) as served:
+    Where they may hide, they may have wished to: UNKNOWN-ERROR. Where they may not, they are named.
+    """
+    command = driver(tmp_path, STOPPED.replace("SIGSTOP", number))
+    system = f"default {{ default {{ {allowed} }} }}"
+    with system_file(system) as path, handler("--multi-query", "-C", str(path), command=command) as served:
         served.client.sendall(pair.query + b"\r\n0,1\r\n")
         served.client.shutdown(socket.SHUT_WR)
-        assert served.read() == pair.query + b":ERROR:UNKNOWN-ERROR\r\n0,1:ERROR:INVALID-PORT\r\n"
-        assert served.status() == 0
-
-
-def test_a_child_that_dies(needs_root: None, pair: Pair, tmp_path: Path) -> None:
-    """So it is with an owner who kills the child."""
-    command = driver(tmp_path, STOPPED.replace("SIGSTOP", "SIGKILL"))
-    with system_file(SPOOF) as path, handler("--multi-query", "-C", str(path), command=command) as served:
-        served.client.sendall(pair.query + b"\r\n0,1\r\n")
-        served.client.shutdown(socket.SHUT_WR)
-        assert served.read() == pair.query + b":ERROR:UNKNOWN-ERROR\r\n0,1:ERROR:INVALID-PORT\r\n"
+        assert served.read() == pair.query + b":" + right + b"\r\n0,1:ERROR:INVALID-PORT\r\n"
         assert served.status() == 0
 
 
