@@ -50,10 +50,12 @@ def of_default(options: str) -> dict[str, str]:
 
 
 def listener_of(port: int) -> psutil.Process | None:
-    """Return the process that listens on a port."""
+    """Return the process that listens on a port: not the one that it has just forked, which closes what it inherits."""
     for found in psutil.net_connections("tcp"):
         if found.laddr and found.laddr.port == port and found.status == psutil.CONN_LISTEN and found.pid:
-            return psutil.Process(found.pid)
+            process = psutil.Process(found.pid)
+            parent = process.parent()
+            return parent if parent is not None and parent.cmdline() == process.cmdline() else process
     return None
 
 
