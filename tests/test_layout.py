@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import os
 import subprocess
 import sys
@@ -315,3 +316,13 @@ def test_how_many_modules_one_query_loads(loaded: set[str]) -> None:
     ours = sorted(name for name in loaded if name.partition(".")[0] in ("identd", "identserver", "lookup"))
     print(f"{len(ours)} modules of ours: {', '.join(ours)}")
     assert len(ours) <= MOST_MODULES, ours
+
+
+def test_the_installed_command_imports_nothing_more() -> None:
+    """It is a script of ours: what pip 23 writes for an entry point imports re, as long as half of a query takes."""
+    path = ROOT / "identserver" / "bin" / "identd"
+    assert {one.module for one in imports(path)} == {"sys", "identserver.start"}
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    assert settings["options"]["scripts"] == str(path.relative_to(ROOT))
+    assert "options.entry_points" not in settings
