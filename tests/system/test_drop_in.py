@@ -53,9 +53,10 @@ def listener_of(port: int) -> psutil.Process | None:
     """Return the process that listens on a port: not the one that it has just forked, which closes what it inherits."""
     for found in psutil.net_connections("tcp"):
         if found.laddr and found.laddr.port == port and found.status == psutil.CONN_LISTEN and found.pid:
-            process = psutil.Process(found.pid)
-            parent = process.parent()
-            return parent if parent is not None and parent.cmdline() == process.cmdline() else process
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                process = psutil.Process(found.pid)
+                parent = process.parent()
+                return parent if parent is not None and parent.cmdline() == process.cmdline() else process
     return None
 
 
