@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,8 +19,8 @@ from lookup.config import excerpts as room
 from lookup.config import user_file
 from lookup.config.blocks import HostName, pack_end
 from lookup.config.excerpts import Excerpts
-from lookup.config.grammar import parse_without_names
-from lookup.errors import IdentError
+from lookup.config.grammar import parse_user
+from lookup.errors import IdentError, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,16 +205,32 @@ def test_one_content_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """D6. Thousands of blocks are understood once, however often they are asked for."""
     parsed = []
 
-    def parse(content: bytes, path: str) -> tuple[list[UserBlock], bool]:
+    def parse(content: bytes, path: str) -> list[UserBlock]:
         parsed.append(path)
-        return parse_without_names(content, path)
+        return parse_user(content, path)
 
-    monkeypatch.setattr(room, "parse_without_names", parse)
+    monkeypatch.setattr(room, "parse_user", parse)
+    monkeypatch.setattr(room, "SECONDS", 60.0)
     write(tmp_path, "to 1.2.3.4{hide}" * 3800)
     excerpts = Excerpts()
     for _ in range(3):
         assert excerpts.about(os.getuid(), str(tmp_path), [ENDS])[0].blocks == []
     assert len(parsed) == 1
+
+
+def test_what_is_remembered_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W10. A service whose name could not be asked for is asked for again a second later, however busy we are."""
+    write(tmp_path, "fport http { hide }")
+    excerpts = Excerpts()
+    with monkeypatch.context() as failing:
+        failing.setattr(socket, "getservbyname", lambda *_: fail_with(errno.EMFILE))
+        (unknown,) = excerpts.about(os.getuid(), str(tmp_path), [ENDS])
+    assert isinstance(unknown.blocks[0].where.fport, Unknown)
+    end = time.monotonic() + room.SECONDS + 1
+    web = ENDS[0], (ENDS[1][0], 80)
+    while excerpts.about(os.getuid(), str(tmp_path), [web])[0].blocks[0].where.fport != (80, 80):
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_what_is_remembered_has_a_bound(tmp_path: Path) -> None:
@@ -225,7 +242,6 @@ def test_what_is_remembered_has_a_bound(tmp_path: Path) -> None:
         assert sum(len(content) for content, _ in excerpts._parsed) <= room.MAX_OCTETS
     excerpts.forget()
     assert not excerpts._parsed
-    assert not excerpts._resolved
 
 
 def test_host_names_stay_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,15 +103,6 @@ def parse_user(
     return blocks
 
 
-def parse_without_names(data: bytes, path: str) -> tuple[list[UserBlock], bool]:
-    """Return the blocks of a user's file, and whether that is all that can be known of them.
-
-    :raises ConfigError: at the first thing that does not parse.
-    """
-    # Host names are looked up when a block with one may decide.
-    return parse_user(data, path), True
-
-
 class _UserFile(Parser):
     """A user's file."""
 

@@ -12,7 +12,7 @@ import stat
 import time
 
 from ..errors import ConfigError, IdentError
-from .grammar import parse_user, parse_without_names
+from .grammar import parse_user
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .words import Notice
 
     #: Returns the blocks of a file, and whether that is all that can be known of them.
-    Parse = Callable[[bytes, str], tuple[list[UserBlock], bool]]
+    Parse = Callable[[bytes, str], list[UserBlock]]
 
 #: Below the home directory; the second counts only where the first can't be used.
 FILES = (".config/oidentd.conf", ".oidentd.conf")
@@ -129,7 +129,7 @@ class _Unusable(Exception):
     """
 
 
-def fetch(uid: int, home: str, kept: Callable[[str], str] | None = None, parse: Parse = parse_without_names) -> Fetched:
+def fetch(uid: int, home: str, kept: Callable[[str], str] | None = None, parse: Parse = parse_user) -> Fetched:
     """Read the file of a user that counts, with the privileges that the process has. No host name is resolved.
 
     That there is no file, or that it is closed to us, is an answer: its owner wishes nothing. Everything else may hide
@@ -140,7 +140,7 @@ def fetch(uid: int, home: str, kept: Callable[[str], str] | None = None, parse: 
     :param uid: the owner's: the file must be theirs (after following links).
     :param home: their home directory; ``""`` or a relative one: they have none.
     :param kept: returns what keeps another reader from a file (``""``: nothing does), to find what that reader would.
-    :param parse: `grammar.parse_without_names`, or what remembers its results.
+    :param parse: `grammar.parse_user`, or what remembers its results.
     :raises IdentError: what the file says could not be found out.
     """
     fetched = Fetched()
@@ -211,12 +211,12 @@ def _read_whole(path: str, uid: int, fetched: Fetched, parse: Parse) -> None:
         if content in errors:
             continue
         try:
-            blocks, complete = parse(content, path)
+            blocks = parse(content, path)
         except ConfigError:
             errors[content] = True
             continue
         if blocks:
-            fetched.content, fetched.blocks = content, blocks if complete else None
+            fetched.content, fetched.blocks = content, blocks
             return
         errors[content] = False
     fetched.content = next((content for content, error in errors.items() if error), b"")

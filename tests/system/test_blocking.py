@@ -113,7 +113,7 @@ os.stat, os.lstat, os.open = map(blocking, (os.stat, os.lstat, os.open))
 def test_a_stuck_home(needs_root: None, tmp_path: Path, may_hide: bool) -> None:
     """A home directory that hangs holds up its owner's answers alone, when a configuration has it looked at.
 
-    Where she may hide, it may have said so: UNKNOWN-ERROR. Where she may only call herself something else, she is named.
+    Where she may hide, it may have said so: UNKNOWN-ERROR. Where she may only choose another name, she is named.
     """
     with contextlib.ExitStack() as stack:
         stuck = stack.enter_context(blocking())

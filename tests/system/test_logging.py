@@ -391,7 +391,7 @@ def test_owner_answer_and_rule(
 def test_a_users_file_that_cannot_be_used(
     form: str, carol: Resident, ports: str, what: str, options: tuple[str, ...]
 ) -> None:
-    """One line says whose file it is, which and why, with line and column where it is read, however quiet the log is."""
+    """One line says whose file it is, which and why, with its place where it is read, however quiet the log is."""
     path = carol.write("global {\n hidde }" if what == "broken" else "global { hide }")
     reason = ":2:2: hide, random, random_numeric, numeric, reply or forward expected, not hidde"
     if what == "another's":
