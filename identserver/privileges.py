@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from lookup.errors import IdentError
 
@@ -14,6 +15,9 @@ from .options import UsageError
 
 #: The largest uid and gid: the one above it means to leave an id as it is (setresgid(2)).
 LAST_ID = (1 << 32) - 2
+
+#: Seconds to wait for threads that are about to end.
+_PATIENCE = 0.5
 
 _KEPT = "root's capabilities can't be given up"
 
@@ -101,19 +105,26 @@ def _drop_capabilities() -> None:
     library = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3) takes a null pointer: what is loaded
     if _ctypes.call_function(_ctypes.dlsym(library, "capset"), (header, none)):
         raise UsageError(_KEPT)
+    deadline = time.monotonic() + _PATIENCE
     try:
-        kept = seen and _capable()
+        while seen and _capable():
+            if time.monotonic() >= deadline:
+                raise UsageError(_KEPT)
+            # A thread that is about to end may have been passed over.
+            time.sleep(0.001)
     except OSError:
-        kept = True
-    if kept:
-        raise UsageError(_KEPT)
+        raise UsageError(_KEPT) from None
 
 
 def _capable() -> bool:
     """Return whether any thread of ours has a capability, or may take one. :raises OSError: /proc does not say."""
     for thread in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{thread}/status", "rb") as status:
-            lines = [line for line in status if line.startswith((b"CapPrm:", b"CapEff:", b"CapAmb:"))]
+        try:
+            with open(f"/proc/self/task/{thread}/status", "rb") as status:
+                lines = [line for line in status if line.startswith((b"CapPrm:", b"CapEff:", b"CapAmb:"))]
+        except (FileNotFoundError, ProcessLookupError):
+            # ENOENT, ESRCH: it has ended meanwhile.
+            continue
         if len(lines) < 2 or any(int(line[7:], 16) for line in lines):
             return True
     return False
