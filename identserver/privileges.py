@@ -16,9 +16,8 @@ from .options import UsageError
 #: The largest uid and gid: the one above it means to leave an id as it is (setresgid(2)).
 LAST_ID = (1 << 32) - 2
 
-#: Seconds for which threads are waited for that have returned and still end. The C library leaves them what they had
-#: when the others change their uid.
-_ENDING_SECONDS = 0.5
+#: Seconds to wait for threads that are about to end.
+_PATIENCE = 0.5
 
 _KEPT = "root's capabilities can't be given up"
 
@@ -106,19 +105,15 @@ def _drop_capabilities() -> None:
     library = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3) takes a null pointer: what is loaded
     if _ctypes.call_function(_ctypes.dlsym(library, "capset"), (header, none)):
         raise UsageError(_KEPT)
-    end = time.monotonic() + _ENDING_SECONDS
-    while seen and _keeps_any():
-        if time.monotonic() >= end:
-            raise UsageError(_KEPT)
-        time.sleep(0.001)
-
-
-def _keeps_any() -> bool:
-    """Say whether a thread has capabilities, or may have them."""
+    deadline = time.monotonic() + _PATIENCE
     try:
-        return _capable()
-    except OSError:  # EIO, EMFILE and the like: that can't be seen
-        return True
+        while seen and _capable():
+            if time.monotonic() >= deadline:
+                raise UsageError(_KEPT)
+            # A thread that is about to end may have been passed over.
+            time.sleep(0.001)
+    except OSError:
+        raise UsageError(_KEPT) from None
 
 
 def _capable() -> bool:
@@ -127,7 +122,8 @@ def _capable() -> bool:
         try:
             with open(f"/proc/self/task/{thread}/status", "rb") as status:
                 lines = [line for line in status if line.startswith((b"CapPrm:", b"CapEff:", b"CapAmb:"))]
-        except (FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):
+            # ENOENT, ESRCH: it has ended meanwhile.
             continue
         if len(lines) < 2 or any(int(line[7:], 16) for line in lines):
             return True

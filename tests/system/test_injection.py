@@ -1,8 +1,8 @@
 """What comes of a query when one of the system calls that it needs fails?
 
 The calls are those that strace sees the process really make, from identd's first module on, so that a new one is
-covered. Each is made to fail once, with each of six errors. A part of that runs each time, another one each day; with
-IDENTD_INJECT=all all of it.
+covered. Each is made to fail once, with each of six errors. A part of that runs each time, another one each day;
+IDENTD_INJECT says how many failures are tried for each form of service: a number, or "all".
 """
 
 from __future__ import annotations
@@ -150,9 +150,10 @@ def failures(scene: Scene) -> list[Failure]:
 def chosen(found: list[Failure]) -> list[tuple[Failure, str]]:
     """Return what is to fail: everything, or another part of it each day."""
     every = [(failure, error) for failure in found for error in ERRORS]
-    if os.environ.get("IDENTD_INJECT") == "all":
+    wanted = os.environ.get("IDENTD_INJECT", str(SAMPLE))
+    if wanted == "all":
         return every
-    return random.Random(time.strftime("%Y-%m-%d")).sample(every, min(SAMPLE, len(every)))
+    return random.Random(time.strftime("%Y-%m-%d")).sample(every, min(int(wanted), len(every)))
 
 
 @pytest.mark.parametrize("form", FORMS)
