@@ -6,6 +6,7 @@ import os
 
 from lookup.errors import IdentError, NoUser, Unknown
 
+from .inherited import Endpoint, Ends
 from .log import Log, NoLog
 from .protocol import Failure, IdentServer
 
@@ -213,23 +214,15 @@ def load_system_file(options: Options, notices: list[Notice] | None = None) -> S
         raise IdentError(str(error)) from None
 
 
-class _OneReply:
+class _OneReply(Ends):
     """A transport that keeps what is written as ``reply``."""
 
     disconnecting = False
     arrival = None
 
     def __init__(self, host: str, peer: str) -> None:
-        from .inherited import Endpoint
-
-        self._host, self._peer = Endpoint(host), Endpoint(peer)
+        super().__init__(Endpoint(host), Endpoint(peer))
         self.reply = b""
-
-    def getHost(self) -> Any:
-        return self._host
-
-    def getPeer(self) -> Any:
-        return self._peer
 
     def write(self, data: bytes) -> None:
         self.reply += data

@@ -10,7 +10,7 @@ import os
 import threading  # noqa: F401  (whichever thread imports it first counts as the main one, for which the end waits)
 
 from .answer import AnsweringServer
-from .inherited import Endpoint
+from .inherited import Endpoint, Ends
 from .log import Log, say
 
 TYPE_CHECKING = False  # see options.py
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .options import Options
 
 
-class TextTransport:
+class TextTransport(Ends):
     """Standard input and output. ``errno``: why replies can't be written."""
 
     errno = 0
@@ -29,14 +29,8 @@ class TextTransport:
     arrival = None
 
     def __init__(self, host: str, peer: str) -> None:
-        self._host, self._peer = Endpoint(host), Endpoint(peer)
+        super().__init__(Endpoint(host), Endpoint(peer))
         self.disconnecting = False
-
-    def getHost(self) -> Endpoint:
-        return self._host
-
-    def getPeer(self) -> Endpoint:
-        return self._peer
 
     def write(self, data: bytes) -> None:
         try:

@@ -30,6 +30,23 @@ class Endpoint:
         self.port = port
 
 
+class Ends:
+    """What every transport knows: the two ends of its connection. See `IdentServer.makeConnection`."""
+
+    __slots__ = ("_host", "_peer")
+
+    def __init__(self, host: Endpoint, peer: Endpoint) -> None:
+        """:param host: this host's end. :param peer: the asker's."""
+        self._host = host
+        self._peer = peer
+
+    def getHost(self) -> Endpoint:
+        return self._host
+
+    def getPeer(self) -> Endpoint:
+        return self._peer
+
+
 def endpoint(address: Any) -> Endpoint:
     """Translate what getsockname() gives: an IPv4-mapped host to plain IPv4, a link-local one with its scope."""
     host, port = plain_host(address[0]), address[1]

@@ -9,7 +9,7 @@ import gc
 import time
 
 from .answer import LINGER_SECONDS, AnsweringServer
-from .inherited import endpoint
+from .inherited import Ends, endpoint
 from .log import Log
 
 TYPE_CHECKING = False  # see options.py
@@ -20,17 +20,16 @@ if TYPE_CHECKING:
 
     from lookup.kernel.arrival import Arrival
 
-    from .inherited import Endpoint
     from .options import Options
 
 
-class SocketTransport:
+class SocketTransport(Ends):
     """A connected socket that blocks, until the deadline of the query under way at the most."""
 
     def __init__(self, connection: socket.socket, timeout: float) -> None:
         """:param timeout: seconds for each whole query; 0: no deadline. :raises OSError: the peer has gone."""
         self._socket = connection
-        self._host, self._peer = endpoint(connection.getsockname()), endpoint(connection.getpeername())
+        super().__init__(endpoint(connection.getsockname()), endpoint(connection.getpeername()))
         self._timeout = timeout
         self.disconnecting = False
         self._begin_query()
@@ -41,12 +40,6 @@ class SocketTransport:
 
     def _wait_until(self, deadline: float | None) -> None:
         self._socket.settimeout(None if deadline is None else max(deadline - time.monotonic(), 1e-3))
-
-    def getHost(self) -> Endpoint:
-        return self._host
-
-    def getPeer(self) -> Endpoint:
-        return self._peer
 
     @property
     def arrival(self) -> Arrival:

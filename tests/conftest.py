@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 # pytest itself adds this folder, from which `helpers` comes.
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds by which the monotonic clock is ahead."""
+    ahead = [0.0]
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + ahead[0])
+    return ahead
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,15 +28,6 @@ class Lookup:
         """Take a result, and end."""
         self.result = result
         self._end()
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds by which the clock is ahead."""
-    ahead = [0.0]
-    real = time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: real() + ahead[0])
-    return ahead
 
 
 def test_the_owner_with_most_makes_room() -> None:

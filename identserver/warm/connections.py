@@ -6,7 +6,7 @@ import time
 
 from lookup.kernel.arrival import Arrival
 
-from ..inherited import endpoint
+from ..inherited import Ends, endpoint
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..answer import AnsweringServer
-    from ..inherited import Endpoint
     from ..log import Log
     from .deadlines import Deadlines
 
@@ -27,12 +26,12 @@ TURN = 128
 _SHUT_WR = 1  # socket.SHUT_WR
 
 
-class Connection:
+class Connection(Ends):
     """A client of the warm process: the transport that its protocol writes to."""
 
     __slots__ = (
-        "_deadlines", "_host", "_log", "_loop", "_lost", "_on_end", "_peer", "_protocol", "_reading", "_settling",
-        "_socket", "_unsent", "disconnecting",
+        "_deadlines", "_log", "_loop", "_lost", "_on_end", "_protocol", "_reading", "_settling", "_socket", "_unsent",
+        "disconnecting",
     )  # fmt: skip
 
     def __init__(
@@ -45,7 +44,7 @@ class Connection:
         """
         connected.setblocking(False)
         self._socket = connected
-        self._host, self._peer = endpoint(connected.getsockname()), endpoint(address)
+        super().__init__(endpoint(connected.getsockname()), endpoint(address))
         self._deadlines, self._loop, self._log, self._on_end = deadlines, loop, log, on_end
         self._unsent = b""
         self.disconnecting = self._lost = False
@@ -54,12 +53,6 @@ class Connection:
         self._settling = True
         self._protocol = protocol
         protocol.makeConnection(self)
-
-    def getHost(self) -> Endpoint:
-        return self._host
-
-    def getPeer(self) -> Endpoint:
-        return self._peer
 
     @property
     def arrival(self) -> Arrival:
