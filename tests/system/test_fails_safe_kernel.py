@@ -338,16 +338,17 @@ def test_a_miss_on_a_host_with_many_interfaces(city: Town, tmp_path: Path, versi
 # P2: what is no answer of the kernel's.
 
 _LIAR = """
-import socket, struct
-class Liar(socket.socket):
+import _socket, struct
+class Liar(_socket.socket):
+    __slots__ = ()
     def recvfrom(self, *arguments):
         data, sender = super().recvfrom(*arguments)
-        if self.family == socket.AF_NETLINK:
+        if self.family == _socket.AF_NETLINK:
             data = bytearray(data)
             CHANGE
             data = bytes(data)
         return data, sender
-socket.socket = Liar
+_socket.socket = Liar
 """
 
 
