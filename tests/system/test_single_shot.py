@@ -269,13 +269,13 @@ def fetch(*_): os.kill(os.getpid(), signal.SIGSTOP)
 user_file.fetch = fetch
 """
 
-SPOOF = "default { default { allow spoof } }"
+HIDE = "default { default { allow hide } }"
 
 
 def test_a_child_that_is_stopped(needs_root: None, pair: Pair, tmp_path: Path) -> None:
     """An owner who stops the child that reads their file holds up nothing but that answer."""
     command = driver(tmp_path, STOPPED)
-    with system_file(SPOOF) as path, handler("--multi-query", "-C", str(path), command=command) as served:
+    with system_file(HIDE) as path, handler("--multi-query", "-C", str(path), command=command) as served:
         served.client.sendall(pair.query + b"\r\n0,1\r\n")
         served.client.shutdown(socket.SHUT_WR)
         assert served.read() == pair.query + b":ERROR:UNKNOWN-ERROR\r\n0,1:ERROR:INVALID-PORT\r\n"
@@ -285,7 +285,7 @@ def test_a_child_that_is_stopped(needs_root: None, pair: Pair, tmp_path: Path) -
 def test_a_child_that_dies(needs_root: None, pair: Pair, tmp_path: Path) -> None:
     """So it is with an owner who kills the child."""
     command = driver(tmp_path, STOPPED.replace("SIGSTOP", "SIGKILL"))
-    with system_file(SPOOF) as path, handler("--multi-query", "-C", str(path), command=command) as served:
+    with system_file(HIDE) as path, handler("--multi-query", "-C", str(path), command=command) as served:
         served.client.sendall(pair.query + b"\r\n0,1\r\n")
         served.client.shutdown(socket.SHUT_WR)
         assert served.read() == pair.query + b":ERROR:UNKNOWN-ERROR\r\n0,1:ERROR:INVALID-PORT\r\n"
