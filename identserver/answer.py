@@ -98,17 +98,14 @@ class AnsweringServer(IdentServer):
 
     def _ebLookup(self, failure: Any, sport: int | str, cport: int | str) -> None:
         error = failure.value
-        known = getattr(error, "uid", None)
-        who = f"uid {known}" if isinstance(known, int) and known >= 0 else ""
-        about = ", ".join(filter(None, (who, getattr(error, "detail", ""))))
-        self._note = f" ({about})" if about else ""
+        self._note = f" ({error.detail})" if getattr(error, "detail", "") else ""
         if isinstance(error, IdentError) and error.identDescription == IdentError.identDescription:
             self._severity = Log.ERROR
         decision: Any = getattr(error, "decision", None)
         if decision is not None:
             self._describe(decision.login, error.uid, decision)
-        elif getattr(error, "uid", None) is not None:
-            self._about = f"uid {error.uid}: "
+        elif isinstance(uid := getattr(error, "uid", None), int) and uid >= 0:
+            self._about = f"uid {uid}: "
         if self._options.reply is not None and isinstance(error, NoUser):
             self._cbLookup(("UNIX", self._options.reply), int(sport), int(cport))
         else:
@@ -118,16 +115,16 @@ class AnsweringServer(IdentServer):
 
     def _describe(self, login: str, uid: int, decision: Decision | None, source: str = "") -> None:
         """Keep for the log who the owner is, and which rule decided. Log what is wrong with their files."""
-        who = f"uid {uid}, {login}" if login else f"uid {uid}"
-        self._about = f"{who}: "
+        who = f"{login}, uid {uid}" if login else f"uid {uid}"
         rules = []
         if decision is not None:
             for logged, text in decision.files:
-                self._log.write(Log.ERROR if logged else Log.DEBUG, f"uid {uid}: {text}")
+                self._log.write(Log.ERROR if logged else Log.DEBUG, text)
             if decision.impersonated:
-                self._log.write(Log.INFO, f"{login}, uid {uid} tried to pass for {decision.impersonated}")
+                self._log.write(Log.INFO, f"{who} tried to pass for {decision.impersonated}")
             rules = [f"rule {decision.rule}", decision.statement_at]
-        self._note = f" ({', '.join(filter(None, (source, *rules)))})"
+        self._about = f"uid {uid}: "
+        self._note = f" ({', '.join(filter(None, (who, source, *rules)))})"
 
     def lookup_failed(self, error: BaseException) -> None:
         import traceback  # 9 ms, and only after a failure

@@ -65,7 +65,7 @@ def check_answer() -> bool:
         show(f"obstacle: no connection over loopback: {error.strerror or error}")
         show("          try `ip link set lo up`")
     else:
-        source = re.search(r" was told \S+:USERID:\S+ \((\w+)", log)
+        source = re.search(r", uid [0-9]+, (\w+)", log)
         show(f"query    {query}")
         show(f"reply    {reply or 'none'}")
         show(f"source   {source[1] if source else 'none'}")

@@ -161,12 +161,10 @@ def test_the_owners_uid_is_logged_first(carol: Resident, ports: str, logged: Ask
     assert line.index(f"uid {carol.uid}") < line.index(name)
 
 
-def test_the_owners_uid_is_logged_before_what_is_wrong_with_their_file(
-    carol: Resident, ports: str, logged: Ask
-) -> None:
-    """What the log quotes of a file is her choice as well."""
+def test_a_users_file_is_logged_before_what_is_wrong_with_it(carol: Resident, ports: str, logged: Ask) -> None:
+    """What the log quotes of a file is her choice as well: its path, which is in her home, stands before that."""
     carol.write('global { "(bob, uid 5002, sock_diag" }')
     with system_file("default { default { allow spoof } }") as path:
         _, log = logged(str(path), ports.encode())
     quoting = [line for line in log.splitlines() if "5002" in line]
-    assert quoting and all(uids_of(line)[0] == carol.uid for line in quoting)
+    assert quoting and all(line.startswith(f"identd: {carol.file}:1:10: ") for line in quoting)
