@@ -371,9 +371,9 @@ FORMS = pytest.mark.parametrize("form", ["single", "warm"])
 def test_owner_answer_and_rule(
     form: str, carol: Resident, ports: str, system: str, wish: str, told: str, rule: str
 ) -> None:
-    """One line names the real owner, what was told in his place, and the blocks that decided, file and line.
+    """P5. One line names the real owner, what was told in their place, and the blocks that decided, file and line.
 
-    The owner comes first: what was told may be of the owner's choice, and look like the rest of such a line.
+    The owner's uid comes first: the reply may be of the owner's choice, and look like the rest of such a line.
     """
     carol.write(wish)
     reply, lines = logged(form, ports, system)
@@ -381,8 +381,8 @@ def test_owner_answer_and_rule(
     assert re.fullmatch(told, reply)
     (line,) = lines
     source = "sock_diag, " if "USERID" in reply else ""
-    who = f"uid {carol.uid}, {carol.name}"
-    assert line == f"identd: {who}: 127.0.0.1 was told {ports}:{reply} ({source}rule {rule})"
+    who = f"{carol.name}, uid {carol.uid}"
+    assert line == f"identd: uid {carol.uid}: 127.0.0.1 was told {ports}:{reply} ({who}, {source}rule {rule})"
 
 
 @FORMS
@@ -409,7 +409,7 @@ def test_a_users_file_that_cannot_be_used(
     finally:
         path.unlink()
     assert reply == f"USERID:UNIX:{carol.name}"
-    assert [line for line in lines if "was told" not in line] == [f"identd: uid {carol.uid}: {path}{reason}"]
+    assert [line for line in lines if "was told" not in line] == [f"identd: {path}{reason}"]
     assert len(lines) == (1 if options else 2)
 
 
