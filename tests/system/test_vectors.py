@@ -93,7 +93,7 @@ def test_single_shot(vector: dict[str, Any], world: World) -> None:
     assert status == 0, said
     if "refuses" in expected:
         assert holds(vector, {"reply": "L,F:ERROR:UNKNOWN-ERROR\r\n"}, reply)
-        assert re.search(rf", {PLACE.format(vector['args'][1])}\)", said), said
+        assert re.search(rf"\({PLACE.format(vector['args'][1])}\)", said), said
     else:
         assert holds(vector, expected, reply), (expected, reply, said)
     assert "Traceback" not in said

@@ -152,8 +152,8 @@ def test_every_query_is_logged(pair: Pair) -> None:
         for _ in range(3):
             assert warm.ask(pair.query + b"\r\n") == named(pair)
         lines = log_of(warm).splitlines()
-    who, reply = f"uid {os.geteuid()}, {me()}", named(pair).decode().strip()
-    told = f"identd: {who}: 127.0.0.1 was told {reply} (sock_diag, rule no rule)"
+    uid, reply = os.geteuid(), named(pair).decode().strip()
+    told = f"identd: uid {uid}: 127.0.0.1 was told {reply} ({me()}, uid {uid}, sock_diag, rule no rule)"
     assert sum(line == told for line in lines) == 3
 
 
