@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from lookup.config import words
+from lookup.config.readings import readings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -282,9 +283,35 @@ def names_are_cut_to_511_octets(case: Case, answers: Answers) -> bool:
 
 
 def a_uid_without_a_login_name_is_nobody(case: Case, answers: Answers) -> bool:
-    """It is told as OTHER and the number."""
-    told = answers.ours == [b":USERID:OTHER:%d\r\n" % NAMELESS]
+    """It is told as OTHER and the number, unless a rule forces something else: rules are for every uid."""
+    told = answers.ours == [b":USERID:OTHER:%d\r\n" % NAMELESS] or b"force" in case.system.lower()
     return not answers.owner and answers.theirs == b":ERROR:NO-USER\r\n" and told
+
+
+def an_unknown_user_concerns_its_block_alone(case: Case, answers: Answers) -> bool:
+    """F5. The others are answered. oidentd refuses the file."""
+    unknown = any(user in case.system for user in (b"nosuchuser", b"0x0", b'"1001 "'))
+    return unknown and answers.theirs == REFUSED and REFUSED not in answers.ours
+
+
+def an_unknown_host_concerns_its_block_alone(case: Case, answers: Answers) -> bool:
+    """F2. Other blocks count, and what may depend on that one is UNKNOWN-ERROR. oidentd drops the file."""
+    unknown = re.search(rb"nowhere\.invalid|127\.0\.[ \t\n{]|1\.2\.3\.4\.5", case.files(answers.owner)) is not None
+    return unknown and _dropped(answers)
+
+
+def two_names_of_one_uid_concern_that_uid_alone(case: Case, answers: Answers) -> bool:
+    """W9. Whose both blocks are is unknown, and the others are answered. oidentd refuses the file."""
+    both = b"second" in case.system and (b"alice" in case.system or b"1001" in case.system)
+    hers = answers.owner == "alice"
+    return both and answers.theirs == REFUSED and (answers.ours == [b":ERROR:UNKNOWN-ERROR\r\n"] or not hers)
+
+
+def clients_read_another_users_name(case: Case, answers: Answers) -> bool:
+    """W7. A name in which some client reads another user's login is that user's."""
+    read = {one.lower().decode("latin-1") for one in readings(_name(answers.theirs))}
+    others = {name for name, uid in UIDS.items() if uid != UIDS.get(answers.owner)}
+    return bool(read & others) and all(_is_real(ours, answers.owner) for ours in answers.ours)
 
 
 def backslash_e_is_escape(case: Case, answers: Answers) -> bool:
@@ -312,6 +339,10 @@ DIFFERENCES: list[Callable[[Case, Answers], bool]] = [
     blanks_defeat_the_name_check,
     names_are_cut_to_511_octets,
     a_uid_without_a_login_name_is_nobody,
+    an_unknown_user_concerns_its_block_alone,
+    an_unknown_host_concerns_its_block_alone,
+    two_names_of_one_uid_concern_that_uid_alone,
+    clients_read_another_users_name,
     backslash_e_is_escape,
     a_comment_without_end_goes_on_in_user_files,
 ]
