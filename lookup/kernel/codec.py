@@ -190,6 +190,8 @@ def _standing_in() -> dict[str, Later]:
     def hint(module: str, name: str) -> _Hint:
         return _Hint(lambda: getattr(__import__(module), name))
 
+    # A class of its own from Python 3.13 on, and a function before.
+    lock = getattr(_thread, "lock", _thread.allocate_lock)
     addresses = {
         name: getattr(_socket, name) for name in ("AF_INET", "AF_INET6", "AF_UNSPEC", "inet_ntop", "inet_pton")
     }
@@ -203,7 +205,7 @@ def _standing_in() -> dict[str, Later]:
         "logging": module("logging", getLogger=made_later("logging", "getLogger")),
         "re": module("re", compile=made_later("re", "compile")),
         "socket": module("socket", AddressFamily=hint("socket", "AddressFamily"), **addresses),
-        "threading": module("threading", Lock=_thread.allocate_lock, RLock=_thread.RLock, local=_thread._local),
+        "threading": module("threading", Lock=lock, RLock=_thread.RLock, local=_thread._local),
         "traceback": module("traceback"),
         "types": module("types", FunctionType=type(module), MethodType=type(Later(int).__call__)),
         "typing": module("typing", TypeVar=made_later("typing", "TypeVar"), **annotations),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Callable
 
 import pytest
-from helpers.installed import readable_folder
+from helpers.installed import PYTHON, readable_folder
 from helpers.logs import received, syslog
 from helpers.machine import AS_NOBODY, IDENTD, NOBODY, ROOT, only_root, program
 from helpers.pairs import Pair, named
@@ -90,7 +91,8 @@ def closed(request: pytest.FixtureRequest) -> Iterator[list[str]]:
             shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(IDENTD, folder)
         (folder / request.param).chmod(0o700)
-        yield [sys.executable, str(folder / IDENTD.name)]
+        # Not the tests' own interpreter: an identd that is installed for that one would be found in its place.
+        yield [os.path.realpath(PYTHON), str(folder / IDENTD.name)]
 
 
 CLOSED = pytest.mark.parametrize("closed", ["identserver", "lookup", "lookup/kernel"], indirect=True)
