@@ -1,4 +1,4 @@
-"""What does root do for a single shot before root is given up, and who is root afterwards?
+"""What is done as root for a single shot, and which process stays root afterwards?
 
 The process that talks to the client reads the system file as root, then becomes nobody for good. A process of root's
 stays behind, and has a child become the owner, read that owner's file, and end.

@@ -1,4 +1,4 @@
-"""Which sockets started us, or are opened in their place?"""
+"""Which sockets do we serve: inherited ones, or listening ones of our own?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who owns a TCP connection of this host?
+"""Who owns a TCP connection of this host, and who is asked: sock_diag, or psutil without it?
 
 >>> from lookup import lookup
 >>> lookup(("10.0.0.1", 51234), ("10.0.0.9", 6667))  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""What is known of an owner, for how long, and what is answered about them?
+"""What is known of an owner, how long is that remembered, and what is answered?
 
 Here the three rooms below meet: `kernel` found the owner, `users` has their login name, `config` decides.
 `answer` is the one composition, for a single shot and for the warm process. It asks `Facts` for what is known of the

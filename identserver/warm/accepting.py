@@ -1,4 +1,4 @@
-"""Which clients are let in, and which has to go where there are too many?"""
+"""How many connections may be open, which clients are let in, and who must leave when it is full?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is sent for an owner, and which names may they not take?
+"""What is sent for an owner: what may they hide, and which names may they not take?
 
 The decision is a function of the owner, the connection and the two files. It opens nothing and asks nobody: what it
 may need to know comes as functions, which are called only where the decision depends on the result.

@@ -1,4 +1,4 @@
-"""Whose login name may a client read in a name?
+"""As which login names may clients understand a name?
 
 A client keeps part of a name: it cuts it off at a sign, or after so many octets, or leaves signs out.
 Whatever of `READERS` reads another user's login name in it, that user would be blamed. Each row has the clients that

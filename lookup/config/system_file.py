@@ -1,4 +1,4 @@
-"""What does the system file allow?"""
+"""How is the system file read from the disk, and who has the names in it by now?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""By which device, or on which path, may sockets have the same ends?"""
+"""Which of several sockets with the same ends is meant, and by which device is it reached?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which uids have thousands of login names?"""
+"""Which uid does each of thousands of login names have?"""
 
 from __future__ import annotations
 
