@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from lookup.kernel.arrival import Arrival
@@ -182,7 +183,9 @@ class Connection(Ends):
         self._pause_reading()
         if self._unsent:
             self._loop.remove_writer(self._socket)
-        self._socket.close()
+        # EIO, EINTR and the like: the descriptor is given back all the same (close(2)).
+        with contextlib.suppress(OSError):
+            self._socket.close()
         self._on_end(self)
 
 
