@@ -217,16 +217,27 @@ def read(argv: Sequence[str]) -> Options:
     return options
 
 
+def left_over(argv: Sequence[str]) -> list[str]:
+    """Return the operands: what is neither an option nor an option's argument."""
+    return _as_getopt_reads(argv)[1] if argv else []
+
+
 def as_getopt_reads(argv: Sequence[str]) -> list[tuple[Option | str, str | None]]:
     """Return arguments as getopt_long(3) understands them: each option with the value that belongs to it.
 
-    Operands, which it ignores, are left out. What it can't understand stays as text.
+    Operands are left out. What it can't understand stays as text.
     """
+    return _as_getopt_reads(argv)[0]
+
+
+def _as_getopt_reads(argv: Sequence[str]) -> tuple[list[tuple[Option | str, str | None]], list[str]]:
     found: list[tuple[Option | str, str | None]] = []
+    operands: list[str] = []
     left = list(argv)
     while left:
         argument = left.pop(0)
         if argument == "--":
+            operands += left
             break
         value: str | None
         if argument.startswith("--"):
@@ -235,6 +246,7 @@ def as_getopt_reads(argv: Sequence[str]) -> list[tuple[Option | str, str | None]
         elif argument.startswith("-") and argument != "-":
             option, letters, attached, value = _by_letter(argument[1]), argument[2:], "", ""
         else:
+            operands.append(argument)
             continue
         if option is None:
             found.append((argument, None))
@@ -247,7 +259,7 @@ def as_getopt_reads(argv: Sequence[str]) -> list[tuple[Option | str, str | None]
         elif not attached and left and _takes_next(option, left[0]):
             attached, value = "=", left.pop(0)
         found.append((option, value if attached else None))
-    return found
+    return found, operands
 
 
 def _takes_next(option: Option, following: str) -> bool:
