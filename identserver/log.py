@@ -137,10 +137,10 @@ class NoLog(Log):
         """Say nothing."""
 
 
-def say(message: str) -> None:
+def say(message: str, severity: int = Log.ERROR) -> None:
     """Write one line to standard error, if there is one, for whoever started us."""
     try:
-        os.write(2, _prefix(Log.ERROR, _is_the_journal(2)) + ascii(message)[1:-1].encode("ascii") + b"\n")
+        os.write(2, _prefix(severity, _is_the_journal(2)) + ascii(message)[1:-1].encode("ascii") + b"\n")
     except OSError:  # ENOSPC, EPIPE: full, or nobody reads. EBADF: closed
         return
 

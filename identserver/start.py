@@ -65,13 +65,13 @@ def _run(options: Options, log: Log, operands: Sequence[str]) -> int:
     """Do what the options and standard input ask for."""
     without_meaning = dict.fromkeys([*options.ignored, *(f"'{operand}'" for operand in operands)])
     ignored = [f"{each} has no meaning here and is ignored" for each in without_meaning]
-    if options.check or options.explain is not None:
+    if options.check:
         if operands:
             raise UsageError(f"'{operands[0]}' is left over: neither an option nor an option's argument")
-        if options.check:
-            from .admin.check import check
+        from .admin.check import check
 
-            return check(options)
+        return check(options)
+    if options.explain is not None:
         from .admin.explain import explain
 
         return explain(options)

@@ -194,7 +194,7 @@ def _go_to_the_background(options: Options) -> Log:
     if options.config is not None:
         options.config = os.path.abspath(options.config)
     if not options.listens:
-        say(f"standard input is /dev/null: port {options.port} is served, in the background")
+        say(f"standard input is /dev/null: port {options.port} is served, in the background", Log.INFO)
     if os.fork():
         os._exit(os.EX_OK)
     os.setsid()

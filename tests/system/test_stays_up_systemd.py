@@ -1,13 +1,15 @@
-"""Under a real systemd: does port 113 stay open whatever befalls the warm process, and does systemd know how it fares?"""
+"""Under a real systemd: does port 113 stay open whatever befalls identd, and does systemd know how it fares?"""
 
 from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from helpers.hosts import until
+from helpers.machine import skip
 from helpers.pairs import PATIENCE
 
 if TYPE_CHECKING:
@@ -35,10 +37,10 @@ def status(container: Container) -> str:
     return container.run("systemctl show -P StatusText identd-wait.service")
 
 
-def journal_of(container: Container, priority: str) -> list[str]:
-    """Return identd's lines of one priority since it was started last."""
-    unit = "_SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID identd-wait.service)"
-    return container.run(f"journalctl --sync; journalctl -o cat -p {priority}..{priority} {unit}").splitlines()
+def journal_of(container: Container, priority: str, unit: str = "identd-wait.service") -> list[str]:
+    """Return the lines of one priority since the unit was started last."""
+    since = f"_SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID {unit})"
+    return container.run(f"journalctl --sync; journalctl -o cat -p {priority}..{priority} {since}").splitlines()
 
 
 def test_an_error_in_the_system_file(fresh: Container) -> None:
@@ -100,3 +102,41 @@ def test_a_bad_option(fresh: Container) -> None:
     finally:
         fresh.run(f"rm -r {drop_in}; systemctl daemon-reload; systemctl restart identd-wait.service")
     assert fresh.ask() == ":USERID:UNIX:root"
+
+
+#: What upstream's unit for oidentd says. It does not say that it is to be a daemon.
+UPSTREAMS = """
+[Service]
+ExecStart=/usr/sbin/oidentd -S
+ExecReload=/bin/kill -HUP $MAINPID
+Restart=on-failure
+Type=forking
+"""
+
+
+@pytest.fixture
+def in_its_place(container: Container) -> Iterator[Container]:
+    """The container, where the command oidentd is identd, and nobody has the port."""
+    sockets = "identd.socket identd-wait.socket identd-wait.service"
+    container.run(f"systemctl stop {sockets}; rm -f {CONF}", check=False)
+    container.run("ln -sfn /opt/identd/bin/identd /usr/sbin/oidentd")
+    yield container
+    unit = "oidentd.service"
+    container.run(f"systemctl stop {unit}; rm -f {CONF} /etc/systemd/system/{unit}; systemctl daemon-reload")
+
+
+@pytest.mark.parametrize("whose", ["upstream's", "Debian's"])
+def test_units_for_oidentd(in_its_place: Container, whose: str) -> None:
+    """They start identd in oidentd's place, as a daemon that answers, is told to read its file again, and ends."""
+    if whose == "upstream's":
+        in_its_place.run("cat > /etc/systemd/system/oidentd.service", given=UPSTREAMS)
+    elif not Path("/lib/systemd/system/oidentd.service").exists():
+        skip("needs the package oidentd, for its units")
+    in_its_place.run("systemctl daemon-reload; systemctl start oidentd.service")
+    assert in_its_place.ask() == ":USERID:UNIX:root"
+    assert in_its_place.state("oidentd.service") == ["active"]
+    in_its_place.run(f"cat > {CONF}; systemctl reload oidentd.service", given=RIGHT)
+    until(lambda: in_its_place.ask() == ":USERID:UNIX:right")
+    journal = "\n".join(journal_of(in_its_place, "info", "oidentd.service"))
+    assert (whose == "upstream's") == ("standard input is /dev/null" in journal)
+    assert "was told" in journal
