@@ -66,6 +66,7 @@ class Log:
 
     def fail(self, message: str) -> None:
         """Say why the process ends: to whoever started it, and once in the log, where that is another place."""
+        self._instead = False
         if not self._peer_on_stderr:
             say(message)
         if self._syslog or self._peer_on_stderr:
