@@ -42,7 +42,8 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     :param background: leave whoever started us behind, once nothing can go wrong any more.
     :raises UsageError, OSError: root can't be given up.
     """
-    parent = Parent([] if background else listeners)
+    own = background or (options.foreground and not options.stdio)
+    parent = Parent([] if own else listeners)
     notify = Notify(not parent.is_superserver)
     # Before it is read, so that a change meanwhile is noticed.
     seen = reloading.signature(options)
