@@ -41,7 +41,8 @@ def file() -> Iterator[Path]:
 def found(path: Path) -> str:
     """Return what nobody finds."""
     command = [sys.executable, "-c", LOOK, str(path)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, **AS_NOBODY).stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, **AS_NOBODY)
+    return str(done.stdout)
 
 
 def test_what_is_open(file: Path) -> None:
