@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 
+from lookup.errors import IdentError
+
 from .. import __version__
 from . import fresh, installation, obstacles, port, strays
 from .files import check_files
@@ -27,15 +29,25 @@ def check(options: Options) -> int:
         return sandbox.look_from_within(options)
     begin(options.json)
     show(f"identd {__version__}, {obstacles.versions()}, {platform.system()} {platform.release()}")
-    if options.unit is not None:
-        from . import unit
-
-        found = unit.check_unit(options, options.unit)
-    else:
-        found = _check_host(options)
+    found: dict[str, Any] = {}
+    try:
+        found = _check(options)
+    except (IdentError, OSError) as error:
+        if not options.json:
+            raise
+        # A program gets its object all the same.
+        row("error", getattr(error, "strerror", "") or getattr(error, "detail", "") or str(error))
     status = _verdict()
     finish(identd=__version__, well=status == 0, **found)
     return status
+
+
+def _check(options: Options) -> dict[str, Any]:
+    if options.unit is None:
+        return _check_host(options)
+    from . import unit
+
+    return unit.check_unit(options, options.unit)
 
 
 def _check_host(options: Options) -> dict[str, Any]:

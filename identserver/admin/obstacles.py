@@ -21,13 +21,16 @@ _OWN_USER_ONLY = "until then psutil answers, about our own user only"
 
 def obstacles() -> list[tuple[str, str]]:
     """Return pairs of (what was found, what helps); an empty list when nothing was found."""
-    found = hindrances()
+    found = [*hindrances(), *no_network()]
     return found if not _uids_are_true() else [*found, *peculiarities()]
 
 
-def check_hindrances() -> bool:
-    """Print what keeps somebody from a true answer; return whether anything does."""
-    return _told(hindrances(), WRONG)
+def check_hindrances(within_a_unit: bool = False) -> bool:
+    """Print what keeps somebody from a true answer; return whether anything does.
+
+    :param within_a_unit: whoever started us knows better whether this is the right network.
+    """
+    return _told(hindrances() if within_a_unit else [*hindrances(), *no_network()], WRONG)
 
 
 def check_peculiarities() -> None:
@@ -62,12 +65,15 @@ def hindrances() -> list[tuple[str, str]]:
             "a user namespace maps uids: owners outside it can't be named",
             "run identd outside it; in a systemd unit, leave PrivateUsers= out",
         ))  # fmt: skip
-    if _is_cut_off():
-        found.append((
-            "no network is here but loopback: the host's connections can't be seen",
-            "run identd where the connections are; in a systemd unit, leave PrivateNetwork= out",
-        ))  # fmt: skip
     return found
+
+
+def no_network() -> list[tuple[str, str]]:
+    """Return such a pair where this is an empty network of its own."""
+    if not _is_cut_off():
+        return []
+    obstacle = "no network is here but loopback: the host's connections can't be seen"
+    return [(obstacle, "run identd where the connections are; in a systemd unit, leave PrivateNetwork= out")]
 
 
 def peculiarities() -> list[tuple[str, str]]:

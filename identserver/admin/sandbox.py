@@ -35,13 +35,13 @@ def look_from_within(options: Options) -> int:
     """
     question = json.load(sys.stdin)
     begin(for_program=True)
-    check_hindrances()
+    check_hindrances(within_a_unit=True)
     installation.check_installation(options)
     reply, log = _ask(options, question["addresses"], question["query"])
     homes = {home: _seen(home) for home in question["homes"]}
     options.user = None  # whose file to read, elsewhere
     check_files(options)
-    finish(reply=reply, log=log, homes=homes, uid=os.geteuid())
+    finish(reply=reply, log=log, homes=homes, uid=os.geteuid(), network=network())
     return 0
 
 
@@ -65,6 +65,16 @@ def _ask(options: Options, addresses: list[str], query: str) -> tuple[str, str]:
         # EACCES, EPERM: the sandbox lets nothing be started. EAGAIN: TasksMax=.
         return "", str(error)
     return done.stdout.decode("latin-1").rstrip("\r\n"), done.stderr.decode("ascii", "replace").rstrip("\n")
+
+
+def network() -> list[int]:
+    """Return what tells this process' network namespace from others; nothing: it can't be seen."""
+    try:
+        status = os.stat("/proc/self/ns/net")
+    except OSError:
+        # ENOENT, EACCES: no /proc.
+        return []
+    return [status.st_dev, status.st_ino]
 
 
 def _seen(home: str) -> bool:

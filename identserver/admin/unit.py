@@ -25,6 +25,7 @@ from . import asking
 from .listeners import asked as asked_of
 from .port import check_port
 from .printing import WARNING, WRONG, line_of_its_own, row
+from .sandbox import network
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
@@ -172,6 +173,9 @@ def _look_from_within(settings: str, command: str, own: Options) -> dict[str, An
             return {"error": error}
         for one in within["rows"]:
             row(one["label"], one["text"], one["severity"])
+        if within["network"] != network():
+            row("obstacle", "the unit has a network of its own: the host's connections can't be seen there")
+            row("", "leave PrivateNetwork=, NetworkNamespacePath= and JoinsNamespaceOf= out")
         expected = asking.expected_replies(own, "127.0.0.1", query)
     row("within", f"a fresh identd says {within['reply'] or 'nothing'}")
     within["right"] = asking.fits(within["reply"], expected)
