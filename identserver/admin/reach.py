@@ -36,6 +36,8 @@ _OTHERS = ("oidentd", "ident2", "nullidentd", "pidentd", "slidentd", "fakeidentd
 #: Names of the port in services(5).
 _NAMES = {IDENT_PORT: ("auth", "ident", "tap")}
 
+#: Where superservers are, and what they are called.
+PROGRAMS = "/usr/sbin:/sbin:/usr/bin"
 _SUPERSERVERS = {"xinetd": ("xinetd",), "inetd": ("inetd", "openbsd-inetd", "inetutils-inetd", "rlinetd")}
 
 
@@ -89,7 +91,7 @@ def _units(port: int) -> Iterator[Claim]:
                 yield Claim(name, path)
             continue
         streams: list[str] = []
-        for value in re.findall(r"^\s*ListenStream\s*=\s*(.*?)\s*$", text, re.MULTILINE):
+        for value in re.findall(r"^[ \t]*ListenStream[ \t]*=[ \t]*(.*?)[ \t]*$", text, re.MULTILINE):
             # An empty one takes back those before it.
             streams = [*streams, value] if value else []
         if any(stream.rpartition(":")[2] == str(port) for stream in streams):
@@ -106,7 +108,7 @@ def _unit(name: str) -> tuple[str, str]:
 
 
 def _is_here(superserver: str) -> bool:
-    return any(shutil.which(name, path="/usr/sbin:/sbin:/usr/bin") for name in _SUPERSERVERS[superserver])
+    return any(shutil.which(name, path=PROGRAMS) for name in _SUPERSERVERS[superserver])
 
 
 def _xinetd(port: int) -> Iterator[Claim]:
@@ -121,7 +123,7 @@ def _xinetd(port: int) -> Iterator[Claim]:
     for path in files:
         text = re.sub(r"^\s*#.*$", "", _read(path), flags=re.MULTILINE)
         for name, body in re.findall(r"^\s*service\s+(\S+)\s*\{(.*?)^\s*\}", text, re.MULTILINE | re.DOTALL):
-            settings = dict(re.findall(r"^\s*(\w+)\s*[-+]?=\s*(.*?)\s*$", body, re.MULTILINE))
+            settings = dict(re.findall(r"^[ \t]*(\w+)[ \t]*[-+]?=[ \t]*(.*?)[ \t]*$", body, re.MULTILINE))
             wanted = settings.get("port") == str(port) or ("port" not in settings and name in _NAMES.get(port, ()))
             if wanted and settings.get("disable", "no").lower() != "yes":
                 yield Claim(f"xinetd's service {settings.get('id', name)}", path)

@@ -205,7 +205,8 @@ def _tell_hidden_homes(hidden: list[str], homes: dict[str, bool], own: Options) 
     folders = ", ".join(sorted({os.path.dirname(home) or "/" for home in with_files or hidden}))
     remedy = "ProtectHome=read-only, and a line BindReadOnlyPaths= for each folder of homes"
     if with_files and counts:
-        row("obstacle", f"the unit hides the files of {len(with_files)} users, in {folders}")
+        who = "1 user" if len(with_files) == 1 else f"{len(with_files)} users"
+        row("obstacle", f"the unit hides the files of {who}, in {folders}")
         row("", f"give it {remedy}")
     elif hidden:
         row("homes", f"the unit does not show the homes in {folders}: no file is read there ({remedy})", WARNING)

@@ -101,7 +101,7 @@ def some_user() -> Iterator[dict[str, Any]]:
 
 
 def psutil_is_asked(reason: str, remedy: str, **popen: Any) -> None:
-    """Where sock_diag can't be asked, psutil answers about the user that identd serves as, truly, and about nobody else.
+    """Where sock_diag can't be asked, psutil answers about the user that identd serves as, truly, and nobody else.
 
     That is not well: status 1. Root serves as nobody, to whom the kernel does not tell what root's processes hold: that
     is no true answer.

@@ -214,7 +214,7 @@ def test_an_input_chain_that_drops(needs_root: None) -> None:
 
 def test_an_empty_network(needs_root: None) -> None:
     """PrivateNetwork= leaves loopback alone: the own connection is known there, the host's are not. Status 1."""
-    before = (program("unshare"), "--net", "sh", "-c", f"{program('ip')} link set lo up && exec \"$@\"", "sh")
+    before = (program("unshare"), "--net", "sh", "-c", f'{program("ip")} link set lo up && exec "$@"', "sh")
     lines, status = checked(before=before)
     assert status == 1
     assert any("PrivateNetwork=" in line for line in lines)
@@ -224,7 +224,7 @@ def test_an_empty_network(needs_root: None) -> None:
 def test_a_network_with_a_device(needs_root: None) -> None:
     """A host's or a container's network has a device that is up: nothing is in the way."""
     ip = program("ip")
-    script = f"{ip} link set lo up && {ip} link add d0 type bridge && {ip} link set d0 up && exec \"$@\""
+    script = f'{ip} link set lo up && {ip} link add d0 type bridge && {ip} link set d0 up && exec "$@"'
     lines, status = checked(before=(program("unshare"), "--net", "sh", "-c", script, "sh"))
     assert status == 0, lines
 
