@@ -77,7 +77,7 @@ def test_both_sockets(etc: Etc, capsys: pytest.CaptureFixture[str]) -> None:
     printing.begin(for_program=False)
     reach.check_claims(113, is_served=True)
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("port     warning: 113 goes to one of these only, disable the others: ")
+    assert line.startswith("port     warning: port 113 goes to one of these only, disable the others: ")
     assert f"identd-wait.socket ({etc.folder}/systemd/lib/identd-wait.socket)" in line
 
 

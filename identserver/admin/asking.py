@@ -113,9 +113,9 @@ def _tell_families(results: list[Asked], port: int, listening: list[Listener]) -
     for address, reason in refused.items():
         row("port", f"nobody is reached at {place(address, port)}: {reason}", WARNING)
     if listening and all(listener.is_local for listener in listening):
-        row("port", f"{port} is open to this host alone: {', '.join(one.at for one in listening)}", WARNING)
+        row("port", f"port {port} is open to this host alone: {', '.join(one.at for one in listening)}", WARNING)
     elif not refused and all(asked.refused for asked in results):
-        row("port", f"somebody listens on {port}, and nobody is reached there: {results[0].refused}", WARNING)
+        row("port", f"somebody listens on port {port}, and nobody is reached there: {results[0].refused}", WARNING)
 
 
 def expected_replies(options: Options, host: str, query: str) -> list[str]:

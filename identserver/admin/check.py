@@ -77,8 +77,6 @@ def _verdict() -> int:
         return 1
     line_of_its_own("the answer is true")
     if warnings:
-        what = (
-            f"{warnings[0].label}: {warnings[0].text}" if len(warnings) == 1 else f"there are {len(warnings)} warnings"
-        )
+        what = warnings[0].text if len(warnings) == 1 else f"look at the {len(warnings)} warnings"
         line_of_its_own(f"but {what}", WARNING)
     return 0

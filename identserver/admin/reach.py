@@ -56,7 +56,7 @@ def check_claims(port: int, is_served: bool) -> list[dict[str, str]]:
     found = claims(port)
     said = ", ".join(f"{claim.what} ({claim.path})" for claim in found)
     if len(found) > 1:
-        row("port", f"{port} goes to one of these only, disable the others: {said}", WARNING)
+        row("port", f"port {port} goes to one of these only, disable the others: {said}", WARNING)
     if not is_served:
         advice = f"start what is enabled, {said}" if found else "README tells how to serve it"
         row("port", f"nobody listens on port {port} yet: {advice}", WARNING)

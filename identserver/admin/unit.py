@@ -15,6 +15,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 
 from lookup.config.user_file import FILES
@@ -22,6 +23,8 @@ from lookup.errors import IdentError
 
 from ..options import Options, UsageError, read
 from . import asking
+from .fresh import SCRIPT
+from .installation import closed
 from .listeners import asked as asked_of
 from .port import check_port
 from .printing import WARNING, WRONG, line_of_its_own, row
@@ -69,6 +72,15 @@ StandardError=file:{folder}/error
 #: Users from here on are people (login.defs(5)).
 _FIRST_PERSON = 1000
 
+#: What identd's script is called.
+_SCRIPTS = ("identd", "identd.py")
+
+#: Exit statuses of systemd's own (systemd.exec(5)).
+_STATUSES = {
+    "200": "its working directory is not there", "203": "it can't be executed", "217": "there is no such user",
+    "216": "there is no such group", "226": "its sandbox can't be set up (namespaces)", "228": "seccomp",
+}  # fmt: skip
+
 #: How many users are looked at.
 _MOST_USERS = 10000
 
@@ -86,9 +98,12 @@ def check_unit(options: Options, name: str) -> dict[str, Any]:
     files = [unit["FragmentPath"], *unit.get("DropInPaths", "").split()]
     settings = "".join(map(_service_section, files))
     command = _command(settings)
+    ours = _identd_in(command)
     row("unit", f"{unit['Id']}, user {unit.get('User') or 'root'}, from {', '.join(files)}")
     own = _own_options(options, command)
-    within = _look_from_within(settings, command, own)
+    if not ours:
+        row("unit", f"{os.path.basename(command.split()[0])} is another server: this identd looks around in its place")
+    within = _look_from_within(settings, ours, own)
     port = _port(options, unit)
     return {"unit": unit["Id"], "within": within, **check_port(own, port)}
 
@@ -142,11 +157,27 @@ def _command(settings: str) -> str:
     return command
 
 
+def _identd_in(command: str) -> str:
+    """Return the part of a command line that starts identd, its options with it; ``""``: it starts something else."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        # An open quote. systemd quotes otherwise than a shell now and then.
+        words = []
+    if any(os.path.basename(word) in _SCRIPTS for word in words[:1]) or (
+        words and os.path.basename(words[0]).startswith("python")
+    ):
+        return command
+    # A shell starts it, as in Debian's units for oidentd.
+    found = re.search(r"(?:[\w./-]*/python[\d.]*\s+(?:-\w+\s+)*)?[\w./-]*/identd(?:\.py)?(?=[\s\"']|$)", command)
+    return found[0] if found else ""
+
+
 def _own_options(options: Options, command: str) -> Options:
     """Return the options that the unit's command line has, as far as they can be read, with those of ours."""
     try:
         words = shlex.split(command)
-        first = next(at for at, word in enumerate(words) if os.path.basename(word) in ("identd", "identd.py"))
+        first = next(at for at, word in enumerate(words) if os.path.basename(word) in _SCRIPTS)
         own = read(words[first + 1 :])
     except (ValueError, StopIteration, UsageError, SystemExit):
         # An open quote, another program, options of another version: what is started says what is wrong.
@@ -157,7 +188,10 @@ def _own_options(options: Options, command: str) -> Options:
 
 
 def _look_from_within(settings: str, command: str, own: Options) -> dict[str, Any]:
-    """Start the copy, ask it about a connection that is made out here, and print what it found; return that."""
+    """Start the copy, ask it about a connection that is made out here, and print what it found; return that.
+
+    :param command: what starts identd there; ``""``: this identd has to do.
+    """
     homes = _homes()
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
@@ -165,12 +199,15 @@ def _look_from_within(settings: str, command: str, own: Options) -> dict[str, An
     ):
         query = f"{asked_about.getsockname()[1]},{listener.getsockname()[1]}"
         question = {"addresses": ["127.0.0.1"] * 2, "query": query, "homes": list(homes)}
-        said, error = _started(settings, f"{command} --check --json --stdio", question)
+        started = command or f"{sys.executable} {SCRIPT}"
+        said, error = _started(settings, f"{started} --check --json --stdio", question)
         try:
             within: dict[str, Any] = json.loads(said)
         except ValueError:
-            row("error", f"identd can't be run in that sandbox by `{command}`: {error or 'it says nothing'}")
-            return {"error": error}
+            why = _closed(started) or error or "it says nothing"
+            # Where it is another server that runs there, its own answers count.
+            row("unit", f"identd can't be run there by `{started}`: {why}", WRONG if command else WARNING)
+            return {"error": why}
         for one in within["rows"]:
             row(one["label"], one["text"], one["severity"])
         if within["network"] != network():
@@ -185,6 +222,12 @@ def _look_from_within(settings: str, command: str, own: Options) -> dict[str, An
             line_of_its_own(line, WRONG)
     _tell_hidden_homes([home for home, seen in within["homes"].items() if not seen], homes, own)
     return within
+
+
+def _closed(command: str) -> str:
+    """Return what keeps users without rights from a program; ``""``: nothing that modes tell."""
+    program = command.split()[0].lstrip("@-:+!")
+    return closed(program, by_trying=False) if os.path.exists(program) else ""
 
 
 def _homes() -> dict[str, bool]:
@@ -224,6 +267,9 @@ def _started(settings: str, command: str, question: dict[str, Any]) -> tuple[str
         _write(os.path.join(drop_in, "zz.conf"), _REPLACED.format(command=command, seconds=_SECONDS, folder=folder))
         status = _systemctl("daemon-reload") or _systemctl("start", name)
         said, error = (_content(os.path.join(folder, one)) for one in ("answer", "error"))
+        if status:
+            number = _shown(name, "ExecMainStatus").get("ExecMainStatus", "")
+            status = _STATUSES.get(number, status)
         return said, error.strip().rpartition("\n")[2] or status
     finally:
         with contextlib.suppress(OSError):

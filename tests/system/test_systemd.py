@@ -338,7 +338,7 @@ def test_check_says_which_unit_listens(single: Container) -> None:
     finally:
         single.run("systemctl disable identd-wait.socket")
     assert status == 0, text
-    (line,) = re.findall(r"^port +warning: 113 goes to one of these only.*$", text, re.M)
+    (line,) = re.findall(r"^port +warning: port 113 goes to one of these only.*$", text, re.M)
     assert "identd.socket (/etc/systemd/system/identd.socket)" in line
     assert "identd-wait.socket (/etc/systemd/system/identd-wait.socket)" in line
 
@@ -347,7 +347,7 @@ BREAKING = {
     "PrivateUsers=yes": "PrivateUsers=",
     "PrivateNetwork=yes": "PrivateNetwork=",
     "RestrictAddressFamilies=~AF_NETLINK": "AF_NETLINK",
-    "InaccessiblePaths=/opt/identd/lib": "can't be run in that sandbox",
+    "InaccessiblePaths=/opt/identd/lib": "identd can't be run there",
 }
 
 
@@ -375,6 +375,22 @@ def test_check_within_a_unit_that_hides_homes(warm: Container) -> None:
         warm.run(f"rm /etc/oidentd.conf {home}/.oidentd.conf")
     assert status == 1, text
     assert re.search(r"^obstacle: the unit hides .* of 1 user, in /home\n +.*ProtectHome=read-only", text, re.M), text
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ('/usr/bin/sh -c "exec /opt/identd/bin/identd --error"', 0),
+        ("/opt/identd/bin/python3 -I /opt/identd/bin/identd -e", 0),
+        ("/opt/identd/bin/identd --nonsense", 1),
+    ],
+)
+def test_check_within_a_unit_with_another_command(warm: Container, command: str, status: int) -> None:
+    """identd is found in a shell's command line, and behind an interpreter; what can't be run there is told."""
+    with drop_in(warm, "identd-wait.service", "ExecStart=", f"ExecStart={command}"):
+        text, ended = checked(warm, "--unit", "identd-wait.service")
+    assert ended == status, text
+    assert ("within   a fresh identd says " in text) == (status == 0)
 
 
 def test_check_within_no_unit(container: Container) -> None:
