@@ -1,191 +1,22 @@
-"""Do the units work as they stand, in a real systemd, after the install lines that stand in them?
-
-A container is booted from a copy of this host's own system (an overlay: nothing of the host is changed), without
-any network but a loopback interface of its own. There, identd is installed as an administrator would.
-"""
+"""Do the units work as they stand, in a real systemd, after the install lines that stand in them?"""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import re
-import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import psutil
 import pytest
-from helpers.installed import FROM_DISTRIBUTION, PYTHON, copy_sources, readable_folder, replaced
-from helpers.machine import ROOT, program, run, skip
-from helpers.pairs import PATIENCE
+from helpers.containers import ASK, UNITS, Container, started
+from helpers.installed import PYTHON, replaced
+from helpers.machine import program, run, skip
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+pytest_plugins = ["helpers.containers"]
 
-UNITS = ROOT / "systemd"
 NAMES = ("identd.socket", "identd@.service", "identd-wait.socket", "identd-wait.service")
 
 #: systemd-analyze security, 0 (none) to 10: "OK" begins at 2. What is left is netlink, the network, NSS.
 MOST_EXPOSED = 2.0
-
-#: What a container runs: no more than is needed, whatever is enabled on the host.
-TARGET = "[Unit]\nRequires=systemd-journald.service\nAfter=systemd-journald.service\nAllowIsolate=yes\n"
-
-#: Asks from inside about the asking process' own connection to identd, and prints the reply without the ports.
-ASK = """
-import socket, sys
-with socket.create_connection((sys.argv[1], 113)) as client:
-    query = b"%d,113" % client.getsockname()[1]
-    client.sendall(query + b"\\r\\n")
-    reply = b"".join(iter(lambda: client.recv(9999), b""))
-assert reply.startswith(query + b":") and reply.endswith(b"\\r\\n"), reply
-print(reply[len(query):].decode().strip())
-"""
-
-
-class Container:
-    """A booted systemd, and commands in it."""
-
-    def __init__(self, root: Path, process: subprocess.Popen[bytes], init: int) -> None:
-        self.root = root
-        self.process = process
-        self._enter = [program("nsenter"), "--target", str(init), "--all", "--"]
-
-    def run(self, command: str, check: bool = True, given: str = "") -> str:
-        """Run a shell command inside as root, and return what it wrote."""
-        done = subprocess.run(
-            [*self._enter, "sh", "-c", command], input=given, capture_output=True, text=True, timeout=PATIENCE * 3,
-            check=False, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-        )  # fmt: skip
-        assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}{self._journal()}"
-        return done.stdout.strip()
-
-    def _journal(self) -> str:
-        journal = [*self._enter, "journalctl", "--no-pager", "-n", "40"]
-        return subprocess.run(journal, capture_output=True, text=True, timeout=PATIENCE, check=False).stdout
-
-    def ask(self, user: str = "root", host: str = "127.0.0.1") -> str:
-        """Have a user connect to identd, and return what it says of that very connection, after the ports."""
-        return self.run(f"setpriv --reuid={user} --clear-groups {PYTHON} - {host}", given=ASK)
-
-    def state(self, *units: str) -> list[str]:
-        return self.run(f"systemctl is-active {' '.join(units)}", check=False).split()
-
-    def main_pid(self) -> str:
-        """Return the pid, as the container counts, of the identd that runs now."""
-        for _ in range(200):
-            units = self.run("systemctl list-units --plain --no-legend --state=running 'identd*.service'").split()
-            if units:
-                pid = self.run(f"systemctl show -P MainPID '{units[0]}'")
-                # Before it is identd, it is systemd's, and its sandbox is not there yet.
-                if "/opt/identd/bin/identd" in self.run(f"cat /proc/{pid}/cmdline", check=False):
-                    return pid
-            time.sleep(0.05)
-        raise AssertionError(self._journal())
-
-
-@contextlib.contextmanager
-def booted(folder: Path) -> Iterator[Container]:
-    """Boot a copy of this host's system."""
-    for name in ("upper", "work", "root"):
-        (folder / name).mkdir()
-    root = folder / "root"
-    layers = f"lowerdir=/,upperdir={folder / 'upper'},workdir={folder / 'work'}"
-    if run("mount", "-t", "overlay", "-o", layers, "none", str(root), check=False).returncode:
-        skip("no overlay can be mounted here")
-    try:
-        (root / "etc/systemd/system/identd-test.target").write_text(TARGET)
-        copy_sources(root / "identd")
-        shutil.copytree(UNITS, root / "identd" / "systemd")
-        shutil.rmtree(root / "opt" / "identd", ignore_errors=True)
-        (root / "etc" / "oidentd.conf").unlink(missing_ok=True)
-        log = folder / "console"
-        # Without a systemd outside there is nobody to make a scope for the container.
-        keep = [] if Path("/run/systemd/system").exists() else ["--keep-unit"]
-        command = [
-            program("systemd-nspawn"), "--quiet", *keep, "--register=no", "--private-network",
-            # No random name: systemd takes none with an underscore.
-            f"--machine=identd-{os.getpid()}", f"--directory={root}", "--boot", "systemd.unit=identd-test.target",
-        ]  # fmt: skip
-        with log.open("wb") as output:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        try:
-            yield Container(root, process, _init(process, log))
-        finally:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(PATIENCE)
-            process.kill()
-            process.wait()
-    finally:
-        run("umount", str(root))
-
-
-def _init(process: subprocess.Popen[bytes], log: Path) -> int:
-    """Wait until systemd is up, and return its pid."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            skip(f"no container can be booted here: {log.read_text(errors='replace')[-500:]}")
-        for child in psutil.Process(process.pid).children():
-            enter = ["nsenter", "--target", str(child.pid), "--all", "--"]
-            probe = [*enter, "systemctl", "is-active", "identd-test.target"]
-            if run(*probe, check=False).stdout.strip() == "active":
-                return int(child.pid)
-        time.sleep(0.1)
-    raise AssertionError(f"systemd does not come up: {log.read_text(errors='replace')[-2000:]}")
-
-
-@pytest.fixture(scope="module")
-def container() -> Iterator[Container]:
-    """A booted systemd with identd installed in /opt/identd, and its user made."""
-    if os.geteuid() != 0:
-        skip("needs root")
-    for name in ("systemd-nspawn", "nsenter", "setpriv", "useradd"):
-        program(name)
-    with readable_folder() as folder:
-        # An overlay's upper layer may not lie in its lower one.
-        if run("mount", "-t", "tmpfs", "-o", "mode=755", "none", str(folder), check=False).returncode:
-            skip("no file system can be mounted here")
-        try:
-            with booted(folder) as container:
-                container.run(f"cd /identd && umask 022 && {FROM_DISTRIBUTION.replace('python3 ', PYTHON + ' ', 1)}")
-                container.run("useradd --create-home identd-anna")
-                yield container
-        finally:
-            run("umount", str(folder))
-
-
-def header(name: str) -> list[str]:
-    """Return the install lines in a unit's first comment."""
-    text = (UNITS / name).read_text()
-    lines = re.findall(r"^#   (.*)$", text.partition("[Unit]")[0], re.MULTILINE)
-    assert len(lines) == 3
-    return lines
-
-
-@pytest.fixture
-def single(container: Container) -> Container:
-    """The container, with identd.socket installed and started as its header says."""
-    return _started(container, "identd.socket")
-
-
-@pytest.fixture
-def warm(container: Container) -> Container:
-    """The container, with identd-wait.socket installed and started as its header says."""
-    return _started(container, "identd-wait.socket")
-
-
-def _started(container: Container, name: str) -> Container:
-    for line in header(name):
-        exists = line.startswith("useradd") and container.run("id identd", check=False)
-        if not exists:
-            container.run(f"cd /identd && {line}")
-    return container
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -195,7 +26,7 @@ def test_systemd_has_nothing_to_say(name: str, tmp_path: Path) -> None:
     for unit in NAMES:
         text = (UNITS / unit).read_text()
         if unit.endswith(".service"):
-            text = replaced(text, "ExecStart=/opt/identd/bin/identd", f"ExecStart={sys.executable}")
+            text = replaced(text, "ExecStart=/opt/identd/bin/python3", f"ExecStart={sys.executable}")
         (tmp_path / unit).write_text(text)
     result = run(analyze, "verify", str(tmp_path / name), check=False)
     ours = [line for line in (result.stdout + result.stderr).splitlines() if "identd" in line]
@@ -285,119 +116,6 @@ def test_the_warm_process_comes_back(warm: Container) -> None:
 def test_one_form_takes_the_port_from_the_other(container: Container) -> None:
     """Each socket, when it is started, ends the other form, which answers no more; then it answers itself."""
     for ours, other in (("identd", "identd-wait"), ("identd-wait", "identd"), ("identd", "identd-wait")):
-        _started(container, f"{ours}.socket")
+        started(container, f"{ours}.socket")
         assert container.state(f"{ours}.socket", f"{other}.socket") == ["active", "inactive"]
         assert container.ask() == ":USERID:UNIX:root"
-
-
-# --check --unit: within the sandbox of a unit.
-
-
-def checked(container: Container, *options: str) -> tuple[str, int]:
-    """Run `identd --check` in the container; return what it says, and its exit status."""
-    said = container.run(f"/opt/identd/bin/identd --check {' '.join(options)}; echo $?", check=False)
-    text, _, status = said.rpartition("\n")
-    return text, int(status)
-
-
-@contextlib.contextmanager
-def drop_in(container: Container, unit: str, *settings: str) -> Iterator[None]:
-    """Give a unit settings of an administrator's."""
-    text = "\n".join(["[Service]", *settings])
-    folder = f"/etc/systemd/system/{unit}.d"
-    container.run(f"mkdir -p {folder} && cat > {folder}/local.conf && systemctl daemon-reload", given=text)
-    try:
-        yield
-    finally:
-        container.run(f"rm -r {folder} && systemctl daemon-reload && (systemctl stop identd-wait.service || true)")
-
-
-@pytest.mark.parametrize(
-    ("form", "unit"),
-    [("single", "identd@.service"), ("warm", "identd-wait.service"), ("warm", "identd-wait.socket")],
-)
-def test_check_within_a_unit(form: str, unit: str, request: pytest.FixtureRequest) -> None:
-    """The shipped units let identd give true answers, and their sockets do: status 0. Nothing is left behind."""
-    container: Container = request.getfixturevalue(form)
-    text, status = checked(container, "--unit", unit)
-    assert status == 0, text
-    assert "within   a fresh identd says " in text
-    assert len(re.findall(r"^asked .*:113 said .*:USERID:UNIX:root, as it should$", text, re.M)) >= 2
-    assert container.run("ls /run/systemd/system | grep identd-check; ls /run | grep identd-check", check=False) == ""
-    assert container.run("systemctl list-units --all --plain --no-legend 'identd-check*'") == ""
-
-
-def test_check_says_which_unit_listens(single: Container) -> None:
-    """The socket that systemd holds is told by the name of its unit, and what else wants the port."""
-    text, status = checked(single)
-    assert status == 0, text
-    assert re.search(r"^listens +\[::\]:113 systemd \(pid 1\), identd.socket, user root$", text, re.M), text
-    single.run("cp /identd/systemd/identd-wait.* /etc/systemd/system/ && systemctl enable identd-wait.socket")
-    try:
-        text, status = checked(single)
-    finally:
-        single.run("systemctl disable identd-wait.socket")
-    assert status == 0, text
-    (line,) = re.findall(r"^port +warning: port 113 goes to one of these only.*$", text, re.M)
-    assert "identd.socket (/etc/systemd/system/identd.socket)" in line
-    assert "identd-wait.socket (/etc/systemd/system/identd-wait.socket)" in line
-
-
-BREAKING = {
-    "PrivateUsers=yes": "PrivateUsers=",
-    "PrivateNetwork=yes": "PrivateNetwork=",
-    "RestrictAddressFamilies=~AF_NETLINK": "AF_NETLINK",
-    "InaccessiblePaths=/opt/identd/lib": "identd can't be run there",
-}
-
-
-@pytest.mark.parametrize(("setting", "named"), BREAKING.items(), ids=BREAKING)
-def test_check_within_a_unit_that_breaks_answers(warm: Container, setting: str, named: str) -> None:
-    """What must never be set is found, and told by its name: status 1, and no happy end."""
-    with drop_in(warm, "identd-wait.service", setting):
-        text, status = checked(warm, "--unit", "identd-wait.service")
-    assert status == 1, text
-    assert named in text
-    assert "the answer is true" not in text
-
-
-def test_check_within_a_unit_that_hides_homes(warm: Container) -> None:
-    """ProtectHome=yes hides the file of a user who wants to be hidden: status 1, and what to write."""
-    home = warm.run("getent passwd identd-anna").split(":")[5]
-    warm.run(f"chmod 755 {home}; cd {home}; echo 'global {{ hide }}' > .oidentd.conf; chown identd-anna: .oidentd.conf")
-    warm.run("echo 'default { default { allow hide } }' > /etc/oidentd.conf")
-    try:
-        text, status = checked(warm, "--unit", "identd-wait")
-        assert status == 0, text
-        with drop_in(warm, "identd-wait.service", "ProtectHome=yes"):
-            text, status = checked(warm, "--unit", "identd-wait")
-    finally:
-        warm.run(f"rm /etc/oidentd.conf {home}/.oidentd.conf")
-    assert status == 1, text
-    assert re.search(r"^obstacle: the unit hides .* of 1 user, in /home\n +.*ProtectHome=read-only", text, re.M), text
-
-
-@pytest.mark.parametrize(
-    ("command", "status"),
-    [
-        ('/usr/bin/sh -c "exec /opt/identd/bin/identd --error"', 0),
-        ("/opt/identd/bin/python3 -I /opt/identd/bin/identd -e", 0),
-        ("/opt/identd/bin/identd --nonsense", 1),
-    ],
-)
-def test_check_within_a_unit_with_another_command(warm: Container, command: str, status: int) -> None:
-    """identd is found in a shell's command line, and behind an interpreter; what can't be run there is told."""
-    with drop_in(warm, "identd-wait.service", "ExecStart=", f"ExecStart={command}"):
-        text, ended = checked(warm, "--unit", "identd-wait.service")
-    assert ended == status, text
-    assert ("within   a fresh identd says " in text) == (status == 0)
-
-
-def test_check_within_no_unit(container: Container) -> None:
-    """A name that no unit has is said in one line: status 1."""
-    command = "/opt/identd/bin/identd --check --unit identd-none"
-    done = container.run(f"{command} 2>&1 >/dev/null; echo $?")
-    assert done.splitlines() == ["identd: systemd has no unit identd-none (not-found)", "1"]
-    done = container.run(f"{command} --json 2>&1; echo $?")
-    found, status = done.splitlines()
-    assert (json.loads(found)["well"], status) == (False, "1")
