@@ -53,7 +53,7 @@ def _check(options: Options) -> dict[str, Any]:
 def _check_host(options: Options) -> dict[str, Any]:
     """Look at everything that matters to an identd of whoever runs this; return what was found, for programs."""
     found: dict[str, Any] = {"answer": fresh.check_answer()}
-    # Where uids mean nothing, neither do names.
+    # Where uids mean nothing, or names can't be asked for, nor can these.
     if not obstacles.check_hindrances():
         obstacles.check_peculiarities()
     installation.check_installation(options)

@@ -11,10 +11,14 @@ from lookup.kernel import sock_diag
 from lookup.user_namespace import owns_the_network, sees_every_uid
 from lookup.users import names
 
+from ..answer import in_time
 from .printing import WARNING, WRONG, row
 
 #: ioctls of a network device, and the flag of one that is up (netdevice(7)).
 _SIOCGIFFLAGS, _IFF_UP = 0x8913, 1
+
+#: Nobody has this uid, it may be hoped. That is sure only where each service can be asked.
+_NOBODYS_UID = 1_999_999_999
 
 _OWN_USER_ONLY = "until then psutil answers, about our own user only"
 
@@ -22,7 +26,7 @@ _OWN_USER_ONLY = "until then psutil answers, about our own user only"
 def obstacles() -> list[tuple[str, str]]:
     """Return pairs of (what was found, what helps); an empty list when nothing was found."""
     found = [*hindrances(), *no_network()]
-    return found if not _uids_are_true() else [*found, *peculiarities()]
+    return [*found, *peculiarities()] if _uids_are_true() and not _nameless() else found
 
 
 def check_hindrances(within_a_unit: bool = False) -> bool:
@@ -65,7 +69,23 @@ def hindrances() -> list[tuple[str, str]]:
             "a user namespace maps uids: owners outside it can't be named",
             "run identd outside it; in a systemd unit, leave PrivateUsers= out",
         ))  # fmt: skip
+    elif reason := _nameless():
+        found.append((
+            f"the name service can't be asked about everybody: {reason}",
+            "look at the passwd line of /etc/nsswitch.conf, and at the daemon of that service; in a systemd unit, let"
+            " identd see the daemon's socket (BindReadOnlyPaths=), and leave it AF_UNIX",
+        ))  # fmt: skip
     return found
+
+
+def _nameless() -> str:
+    """Return why it can't be found out who somebody is; ``""``: it can."""
+    try:
+        for uid in (os.geteuid(), _NOBODYS_UID):
+            in_time(names.login, uid)
+    except IdentError as error:
+        return error.detail or str(error)
+    return ""
 
 
 def no_network() -> list[tuple[str, str]]:
