@@ -38,9 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, IdentError, OSError, ImportError) as error:
         # EBADF: standard input is closed. EADDRINUSE, EACCES: a port. EPERM: privileges. ENOSPC: a pipe's end.
         # ImportError: Python, or its packages, are closed to the user that we became.
-        reason = getattr(error, "strerror", "") or getattr(error, "detail", "") or str(error)
-        path = getattr(error, "filename", None)
-        log.fail(f"{os.fsdecode(path)}: {reason}" if isinstance(path, (str, bytes)) else reason)
+        log.fail(_reason(error))
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_OK
@@ -52,6 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         log.fail("".join(traceback.format_exception(type(error), error, error.__traceback__)))
         return EXIT_FAILED
+
+
+def _reason(error: Exception) -> str:
+    """Return why we end, in one sentence."""
+    if isinstance(error, ImportError):
+        from .closed import why  # seldom needed
+
+        return why(error)
+    reason = getattr(error, "strerror", "") or getattr(error, "detail", "") or str(error)
+    path = getattr(error, "filename", None)
+    return f"{os.fsdecode(path)}: {reason}" if isinstance(path, (str, bytes)) else str(reason)
 
 
 def _unblock_signals() -> None:
