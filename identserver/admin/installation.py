@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import pwd
@@ -11,6 +10,7 @@ import sys
 
 import lookup
 
+from ..closed import first_closed, needed
 from ..options import UsageError
 from ..privileges import drop_privileges
 from .fresh import SCRIPT
@@ -22,16 +22,14 @@ if TYPE_CHECKING:
 
     from ..options import Options
 
-#: What identd imports of others, as far as a user's rights can differ: a package each, and one of Python's own.
-_OTHERS = ("asyncio", "encodings", "psutil", "pyroute2")
-
 #: Octets of what a child may find.
 _MOST = 65536
 
 
-def check_installation(options: Options) -> None:
-    """Print what keeps the user who serves from the installation (as root: --user, else nobody), or other users.
+def check_installation(options: Options, for_others: bool = True) -> None:
+    """Print what keeps the user who serves from the installation (as root: --user, else nobody).
 
+    :param for_others: whether others may come to serve, too, where we are not root.
     :raises UsageError: there is no such user. :raises OSError: root can't be given up.
     """
     lookup.import_all()
@@ -39,16 +37,14 @@ def check_installation(options: Options) -> None:
     if os.geteuid() == 0:
         user = options.user or "nobody"
         unreadable, uncompiled = _as_another(options, paths)
-        if unreadable:
-            row("error", f"identd can't run as {user}: {unreadable}")
     else:
         user = _own_name()
         unreadable, uncompiled = _found(paths)
-        if unreadable:
-            row("error", f"identd can't run as {user}: {unreadable}")
-        elif for_others := next(filter(None, (closed(path, by_trying=False) for path in paths)), ""):
-            row("install", f"identd can't run as another user, such as nobody: {for_others}", WARNING)
-    if uncompiled and not unreadable:
+        if for_others and not unreadable and (lacking := _closed_to_others(paths)):
+            row("install", f"identd can't run as another user, such as nobody: {lacking}", WARNING)
+    if unreadable:
+        row("error", f"identd can't run as {user}: {unreadable}")
+    elif uncompiled:
         row("install", f"{user} compiles identd at each query: {uncompiled}", WARNING)
         top = os.path.dirname(SCRIPT)
         row("", f"as root, run `{sys.executable} -m compileall -q {top}/identserver {top}/lookup`")
@@ -62,7 +58,7 @@ def _own_name() -> str:
         return f"uid {uid}"
 
 
-def _as_another(options: Options, paths: list[str]) -> tuple[str, str]:
+def _as_another(options: Options, paths: list[tuple[str, str]]) -> tuple[str, str]:
     """Return what the user who serves finds, tried by a child that becomes that user."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -73,6 +69,7 @@ def _as_another(options: Options, paths: list[str]) -> tuple[str, str]:
                 drop_privileges(options.user, options.group)
                 found = _found(paths)
             except (OSError, UsageError) as error:
+                # `closed.Unreadable`; EPERM: a sandbox.
                 found = (getattr(error, "strerror", "") or str(error), "")
             os.write(writing, "\0".join(found).encode("utf-8", "surrogateescape")[:_MOST])
         finally:
@@ -85,64 +82,48 @@ def _as_another(options: Options, paths: list[str]) -> tuple[str, str]:
     return unreadable, uncompiled
 
 
-def _found(paths: list[str]) -> tuple[str, str]:
+def _found(paths: list[tuple[str, str]]) -> tuple[str, str]:
     """Return what keeps this user from the installation, and why they can't use its byte code; ``""``: nothing."""
-    unreadable = next(filter(None, (closed(path, by_trying=True) for path in paths)), "")
-    return unreadable, "" if unreadable else next(filter(None, map(_uncompiled, paths)), "")
+    unreadable = first_closed(paths)
+    return unreadable, "" if unreadable else next(filter(None, (_uncompiled(path) for _, path in paths)), "")
 
 
-def _paths() -> Iterator[str]:
-    """Yield the files that identd consists of: the interpreter first, then the script, the packages, our modules."""
-    yield sys.executable
-    for name in ("os", *_OTHERS):
-        # A package may be missing or hidden: that is an obstacle of its own.
-        with contextlib.suppress(ImportError, ValueError, OSError):
-            found = sys.modules.get(name) or importlib.util.find_spec(name)
-            path = getattr(found, "__file__", None) or getattr(found, "origin", None)
-            if path and path.endswith(".py"):
-                yield path
-    yield SCRIPT
+def _paths() -> Iterator[tuple[str, str]]:
+    """Yield whose file it is, and its path, for all that identd consists of: the interpreter comes first."""
+    yield "Python", sys.executable
+    yield from needed()
+    yield "identd", SCRIPT
     top = os.path.dirname(SCRIPT)
     for package in ("identserver", "lookup"):
         for folder, folders, files in os.walk(os.path.join(top, package)):
             folders[:] = sorted(name for name in folders if name != "__pycache__")
-            yield from (os.path.join(folder, name) for name in sorted(files) if name.endswith(".py"))
+            yield from (("identd", os.path.join(folder, name)) for name in sorted(files) if name.endswith(".py"))
 
 
-def closed(path: str, by_trying: bool) -> str:
-    """Return what keeps a user from reading a file, the first folder on the way there first; ``""``: nothing does.
+def _closed_to_others(paths: list[tuple[str, str]]) -> str:
+    return next(filter(None, (closed_to_others(path) for _, path in paths)), "")
 
-    :param by_trying: this process' user is meant; else any other user, as far as modes tell.
-    """
+
+def closed_to_others(path: str) -> str:
+    """Return what keeps users without any rights from a file, as far as modes tell; ``""``: nothing does."""
     real = os.path.realpath(path)
-    # A link's own folder matters too: an interpreter in a virtual environment is one.
+    # A link's own folders matter too: an interpreter in a virtual environment is one.
     for each in dict.fromkeys((os.path.abspath(path), real)):
         folder = ""
         for name in os.path.dirname(each).split("/"):
             folder = os.path.join(folder or "/", name)
-            if not _may(folder, os.X_OK, stat.S_IXOTH, by_trying):
-                return f"the folder {folder} is closed ({_mode(folder)} lacks o+x)"
-    if not _may(real, os.R_OK, stat.S_IROTH, by_trying):
-        return f"the file {real} can't be read ({_mode(real)} lacks o+r)"
-    return ""
+            if lacking := _lacking(folder, stat.S_IXOTH, "x"):
+                return lacking
+    return _lacking(real, stat.S_IROTH, "r")
 
 
-def _may(path: str, access: int, bit: int, by_trying: bool) -> bool:
-    if by_trying:
-        return os.access(path, access)
+def _lacking(path: str, bit: int, letter: str) -> str:
     try:
-        return bool(os.stat(path).st_mode & bit)
+        mode = os.stat(path).st_mode
     except OSError:
         # ENOENT: a missing file is not one that is closed.
-        return True
-
-
-def _mode(path: str) -> str:
-    try:
-        return f"mode {stat.S_IMODE(os.stat(path).st_mode):04o}"
-    except OSError:
-        # EACCES: above us. ENOENT: it has just gone.
-        return "its mode"
+        return ""
+    return "" if mode & bit else f"{path} has mode {stat.S_IMODE(mode):04o}, which lacks o+{letter}"
 
 
 def _uncompiled(path: str) -> str:

@@ -24,7 +24,7 @@ from lookup.errors import IdentError
 from ..options import Options, UsageError, read
 from . import asking
 from .fresh import SCRIPT
-from .installation import closed
+from .installation import closed_to_others
 from .listeners import asked as asked_of
 from .port import check_port
 from .printing import WARNING, WRONG, line_of_its_own, row
@@ -227,7 +227,7 @@ def _look_from_within(settings: str, command: str, own: Options) -> dict[str, An
 def _closed(command: str) -> str:
     """Return what keeps users without rights from a program; ``""``: nothing that modes tell."""
     program = command.split()[0].lstrip("@-:+!")
-    return closed(program, by_trying=False) if os.path.exists(program) else ""
+    return closed_to_others(program) if os.path.exists(program) else ""
 
 
 def _homes() -> dict[str, bool]:
