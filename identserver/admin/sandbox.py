@@ -17,6 +17,7 @@ from lookup.errors import IdentError
 from ..answer import LOOKUP_SECONDS
 from . import fresh, installation
 from .files import check_files
+from .needs import check_needs
 from .obstacles import check_hindrances
 from .printing import begin, finish
 
@@ -31,7 +32,8 @@ _SECONDS = 10.0
 def look_from_within(options: Options) -> int:
     """Print as one JSON object what is seen here; return the exit status, 0.
 
-    The question, JSON too, has ``addresses`` and ``query``, a connection that somebody holds outside, and ``homes``.
+    The question, JSON too, has ``addresses`` and ``query``, a connection that somebody holds outside, ``homes``, and
+    ``denied``: whether the unit has IPAddressDeny=.
     """
     question = json.load(sys.stdin)
     begin(for_program=True)
@@ -41,6 +43,7 @@ def look_from_within(options: Options) -> int:
     homes = {home: _seen(home) for home in question["homes"]}
     options.user = None  # whose file to read, elsewhere
     check_files(options)
+    check_needs(options, question["denied"])
     finish(reply=reply, log=log, homes=homes, uid=os.geteuid(), network=network())
     return 0
 

@@ -81,6 +81,9 @@ _STATUSES = {
     "216": "there is no such group", "226": "its sandbox can't be set up (namespaces)", "228": "seccomp",
 }  # fmt: skip
 
+#: What is asked of the unit.
+_PROPERTIES = ("Id", "LoadState", "FragmentPath", "DropInPaths", "TriggeredBy", "User", "IPAddressDeny")
+
 #: How many users are looked at.
 _MOST_USERS = 10000
 
@@ -92,7 +95,9 @@ def check_unit(options: Options, name: str) -> dict[str, Any]:
     """
     if os.geteuid() != 0:
         raise IdentError("--unit starts a copy of the unit, which only root may")
-    unit = _shown(_service_of(name), "Id", "LoadState", "FragmentPath", "DropInPaths", "TriggeredBy", "User")
+    unit = _shown(
+        _service_of(name), "Id", "LoadState", "FragmentPath", "DropInPaths", "TriggeredBy", "User", "IPAddressDeny"
+    )
     if unit.get("LoadState") != "loaded" or not unit.get("FragmentPath"):
         raise IdentError(f"systemd has no unit {name} ({unit.get('LoadState') or 'it does not answer'})")
     files = [unit["FragmentPath"], *unit.get("DropInPaths", "").split()]
@@ -103,7 +108,7 @@ def check_unit(options: Options, name: str) -> dict[str, Any]:
     own = _own_options(options, command)
     if not ours:
         row("unit", f"{os.path.basename(command.split()[0])} is another server: this identd looks around in its place")
-    within = _look_from_within(settings, ours, own)
+    within = _look_from_within(settings, ours, own, bool(unit.get("IPAddressDeny")))
     port = _port(options, unit)
     return {"unit": unit["Id"], "within": within, **check_port(own, port)}
 
@@ -187,10 +192,11 @@ def _own_options(options: Options, command: str) -> Options:
     return own
 
 
-def _look_from_within(settings: str, command: str, own: Options) -> dict[str, Any]:
+def _look_from_within(settings: str, command: str, own: Options, denied: bool) -> dict[str, Any]:
     """Start the copy, ask it about a connection that is made out here, and print what it found; return that.
 
     :param command: what starts identd there; ``""``: this identd has to do.
+    :param denied: whether the unit has IPAddressDeny=.
     """
     homes = _homes()
     with (
@@ -198,7 +204,7 @@ def _look_from_within(settings: str, command: str, own: Options) -> dict[str, An
         socket.create_connection(listener.getsockname()) as asked_about,
     ):
         query = f"{asked_about.getsockname()[1]},{listener.getsockname()[1]}"
-        question = {"addresses": ["127.0.0.1"] * 2, "query": query, "homes": list(homes)}
+        question = {"addresses": ["127.0.0.1"] * 2, "query": query, "homes": list(homes), "denied": denied}
         started = command or f"{sys.executable} {SCRIPT}"
         said, error = _started(settings, f"{started} --check --json --stdio", question)
         try:

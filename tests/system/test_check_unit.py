@@ -102,6 +102,25 @@ def test_check_within_a_unit_that_hides_homes(warm: Container) -> None:
 
 
 @pytest.mark.parametrize(
+    "settings",
+    [("RestrictAddressFamilies=", "RestrictAddressFamilies=AF_NETLINK AF_UNIX"), ("IPAddressDeny=any",)],
+    ids=["no AF_INET", "IPAddressDeny"],
+)
+def test_check_within_a_unit_without_a_network(warm: Container, settings: tuple[str, ...]) -> None:
+    """A unit that opens no connection serves all the same, unless the system file has another server asked."""
+    with drop_in(warm, "identd-wait.service", *settings):
+        text, status = checked(warm, "--unit", "identd-wait.service")
+        assert status == 0, text
+        warm.run("printf 'default {\n default { force forward 192.0.2.7 113 } }' > /etc/oidentd.conf")
+        try:
+            text, status = checked(warm, "--unit", "identd-wait.service")
+        finally:
+            warm.run("rm /etc/oidentd.conf")
+    assert status == 1, text
+    assert "obstacle: /etc/oidentd.conf:2 has another server asked (forward), which the sandbox forbids" in text
+
+
+@pytest.mark.parametrize(
     ("command", "status"),
     [
         ('/usr/bin/sh -c "exec /opt/identd/bin/identd --error"', 0),
