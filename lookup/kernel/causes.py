@@ -77,12 +77,17 @@ def find(server: Address, client: Address, evidence: Evidence | None = None) -> 
     :raises ValueError: a host is not an address.
     """
     causes = Causes()
-    _look_at_the_ports(causes, server, client)
+    entry = evidence.entry if evidence is not None else _entry(server, client)
+    if entry is not None and not isinstance(entry, str) and entry.is_translated:
+        causes.found.append(_translated(entry, server, client))
+    else:
+        _look_at_the_ports(causes, server, client)
     if causes.found:
         return causes
-    evidence = evidence or gather(server, client)
-    _look_at_conntrack(causes, evidence.entry, server, client)
-    for name, owner in evidence.elsewhere[:_NAMED]:
+    if entry is not None and not isinstance(entry, str):
+        causes.found.append(_untranslated(entry))
+    elsewhere, unseen = (evidence.elsewhere, evidence.unseen) if evidence is not None else _elsewhere(server, client)
+    for name, owner in elsewhere[:_NAMED]:
         causes.found.append(f"it is in another network namespace, {name}: {owner!r}")
     if not causes.found:
         _look_for_another_port(causes, server, client)
@@ -91,10 +96,10 @@ def find(server: Address, client: Address, evidence: Evidence | None = None) -> 
         gateway = _gateway(client)
         if gateway:
             causes.found.append(gateway)
-    if isinstance(evidence.entry, str):
-        causes.possible.append(f"NAT by this host ({evidence.entry})")
-    if evidence.unseen:
-        causes.possible.append(f"another network namespace ({evidence.unseen})")
+    if isinstance(entry, str):
+        causes.possible.append(f"NAT by this host ({entry})")
+    if unseen:
+        causes.possible.append(f"another network namespace ({unseen})")
     return causes
 
 
@@ -139,25 +144,23 @@ def _unheld(owner: Owner) -> str:
     return f"it was closed by its process, and the kernel finishes it ({owner.state})"
 
 
-def _look_at_conntrack(causes: Causes, entry: Entry | str | None, server: Address, client: Address) -> None:
-    """Say what conntrack's entry makes of the connection."""
-    if entry is None or isinstance(entry, str):
-        return
-    if not entry.is_translated:
-        if entry.state in _OVER:
-            causes.found.append(f"it is over: conntrack still has it, in {entry.state}, and no socket does")
-        else:
-            causes.found.append(
-                f"conntrack has it ({entry.state}), untranslated, and no socket here does: it is routed through this "
-                "host, or its process ended without a word to the far end"
-            )
-        return
+def _translated(entry: Entry, server: Address, client: Address) -> str:
+    """Say whose connection conntrack's entry is, which this host translates."""
     local, remote = entry.socket_for((_plain(client[0]), client[1]), (_plain(server[0]), server[1]))
     ends = f"{_shown(local)} to {_shown(remote)}"
     if routes.device_of(_packed(local[0])):
-        causes.found.append(f"NAT by this host: it is this host's own connection from {ends}, as conntrack has it")
-    else:
-        causes.found.append(f"NAT by this host: it is the connection from {ends}, of the host behind, {local[0]}")
+        return f"NAT by this host: it is this host's own connection from {ends}, as conntrack has it"
+    return f"NAT by this host: it is the connection from {ends}, of the host behind, {local[0]}"
+
+
+def _untranslated(entry: Entry) -> str:
+    """Say what it means that conntrack has a connection as it was asked about, and no socket does."""
+    if entry.state in _OVER:
+        return f"it is over: conntrack still has it, in {entry.state}, and no socket does"
+    return (
+        f"conntrack has it ({entry.state}), untranslated, and no socket here does: it is routed through this host, or "
+        "its process ended without a word to the far end"
+    )
 
 
 def _look_for_another_port(causes: Causes, server: Address, client: Address) -> None:
