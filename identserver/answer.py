@@ -46,6 +46,11 @@ _EXPLAINED = 8
 class AnsweringServer(IdentServer):
     """The server that identd is: asks `lookup`, applies the options, logs what it replied."""
 
+    #: For the journal: the owner's login name and uid, and the blocks that decided.
+    _fields: tuple[tuple[str, str], ...] = ()
+    #: The ends of connections that are nobody's, for whoever debugs.
+    _unexplained: tuple[tuple[Address, Address], ...] = ()
+
     def __init__(
         self, options: Options, log: Log, look_up: Callable[..., Any], why_nobody: Why | None = None
     ) -> None:
@@ -61,11 +66,7 @@ class AnsweringServer(IdentServer):
         #: The beginning and the end of the line in the log, and what that line is worth. The owner's uid comes first:
         #: what is sent may be of the owner's choice, look like the rest of such a line, or be cut off with it.
         self._about, self._note, self._severity = "", "", Log.INFO
-        #: For the journal: the owner's login name and uid, and the blocks that decided.
-        self._fields: list[tuple[str, str]] = []
         self._why_nobody = why_nobody
-        #: The ends of connections that are nobody's, for whoever debugs.
-        self._unexplained: list[tuple[Address, Address]] = []
         #: Whether a query was answered.
         self.answered = False
 
@@ -90,7 +91,7 @@ class AnsweringServer(IdentServer):
         self._line = line
         self._about, self._note, self._severity = "", "", Log.INFO
         if self._log.takes_fields:
-            self._fields = []
+            self._fields = ()
         super().lineReceived(line)
 
     def invalidQuery(self) -> None:
@@ -124,7 +125,7 @@ class AnsweringServer(IdentServer):
             self._describe(decision.login, error.uid, decision)
         elif isinstance(uid := getattr(error, "uid", None), int) and uid >= 0:
             self._about = f"uid {uid}: "
-            self._fields = [("IDENT_UID", f"{uid}")]
+            self._fields = (("IDENT_UID", f"{uid}"),)
         if self._options.debug and isinstance(error, NoUser):
             self._ask_why_nobody(*self._ends)
         if self._options.reply is not None and isinstance(error, NoUser):
@@ -148,9 +149,10 @@ class AnsweringServer(IdentServer):
             rules = [f"rule {decision.rule}" if decision.has_rule else decision.rule, decision.statement_at]
         self._about = f"uid {uid}: "
         if self._log.takes_fields:
-            self._fields = [("IDENT_OWNER", login), ("IDENT_UID", f"{uid}")]
+            self._fields = ("IDENT_OWNER", login), ("IDENT_UID", f"{uid}")
             if decision is not None:
-                self._fields += [("IDENT_RULE", at) for at in (decision.rule if decision.has_rule else "", rules[1])]
+                at = decision.rule if decision.has_rule else "", decision.statement_at
+                self._fields += tuple(("IDENT_RULE", place) for place in at)
         self._note = f" ({', '.join(filter(None, (who, source, *rules)))})"
 
     def lookup_failed(self, error: BaseException) -> None:
@@ -176,12 +178,12 @@ class AnsweringServer(IdentServer):
         if self._why_nobody is not None:
             self._why_nobody(server, client, self._telling(server, client))
         elif len(self._unexplained) < _EXPLAINED:
-            self._unexplained.append((server, client))
+            self._unexplained += ((server, client),)
 
     def say_why_nobody(self) -> None:
         """Log, with --debug, why there is nobody for what was asked. May block for `LOOKUP_SECONDS` each."""
-        while self._unexplained:
-            server, client = self._unexplained.pop(0)
+        unexplained, self._unexplained = self._unexplained, ()
+        for server, client in unexplained:
             tell = self._telling(server, client)
             try:
                 from lookup.kernel import causes  # only for whoever debugs
