@@ -69,11 +69,11 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def at_the_journal(severity: int, message: str, fields: Any) -> tuple[bytes, Log]:
-    """Log a message where standard error is a stream of the journal's; return what comes by that stream, and the log."""
+    """Log a message where standard error is a stream of the journal's; return what comes by that stream."""
     log = Log(Options())
     log._journal = log._stderr = log.takes_fields = True
     lines: list[bytes] = []
-    log._write = lines.append  # type: ignore[method-assign]
+    log._write = lines.append  # type: ignore[method-assign,assignment]
     log.write(severity, message, fields)
     return b"".join(lines), log
 
@@ -81,7 +81,7 @@ def at_the_journal(severity: int, message: str, fields: Any) -> tuple[bytes, Log
 def test_an_entry_with_fields(journal: Path) -> None:
     """One entry has the text of the line, its severity and name, and each value as it is: no value makes a field."""
     forging = b"x\nIDENT_OWNER=root\nPRIORITY\n" + (4).to_bytes(8, "little") + b"\xff\0\x1b\n"
-    fields = [("IDENT_OWNER", "jos\xe9".encode()), ("IDENT_REPLY", forging), ("IDENT_RULE", b"a:1"), ("IDENT_RULE", b"")]
+    fields = [("IDENT_OWNER", b"jos\xc3\xa9"), ("IDENT_REPLY", forging), ("IDENT_RULE", b"a:1"), ("IDENT_RULE", b"")]
     with syslog(journal) as daemon:
         line, log = at_the_journal(Log.INFO, "one\ntwo", fields)
         (entry,) = received(daemon)

@@ -61,7 +61,7 @@ def fill(fd: int) -> None:
 
 
 def fields_of(entry: bytes) -> dict[str, list[bytes]]:
-    """Return the fields of an entry of the journal, as systemd.io/JOURNAL_NATIVE_PROTOCOL has it, each value in turn."""
+    """Return the fields of an entry of the journal, as systemd.io/JOURNAL_NATIVE_PROTOCOL has it."""
     fields: dict[str, list[bytes]] = {}
     while entry:
         name, end, rest = entry.partition(b"\n")

@@ -11,6 +11,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from helpers.installed import readable_folder
 from helpers.logs import deaf, fields_of, fill, received, syslog
 from helpers.machine import skip
 from helpers.pairs import PATIENCE, Pair, connect, everything, me, named
@@ -290,9 +291,10 @@ def test_the_journal(pair: Pair, tmp_path: Path, there: bool) -> None:
     with open(read, "rb") as journal:
         status = os.fstat(write)
         stream = f"{status.st_dev}:{status.st_ino}"
-        command = driver(tmp_path, f"from identserver import journal; journal.PATH = '{tmp_path}/journal'")
         with contextlib.ExitStack() as stack:
-            daemon = stack.enter_context(syslog(tmp_path / "journal")) if there else None
+            folder = stack.enter_context(readable_folder())
+            command = driver(tmp_path, f"from identserver import journal; journal.PATH = '{folder}/journal'")
+            daemon = stack.enter_context(syslog(folder / "journal")) if there else None
             env = {**os.environ, "JOURNAL_STREAM": stream}
             served = stack.enter_context(handler("-d", stderr=write, command=command, env=env))
             os.close(write)
