@@ -180,7 +180,7 @@ TABLE = (
     Option("r", "reply", "the name to send when a lookup finds nobody", ONE, "", reply),
     Option("R", "reply-all", "the name to send for every query; nothing is looked up", ONE, "REPLY", reply),
     Option("q", "quiet", "log errors only"),
-    Option("d", "debug", "log what the kernel said, and which source answered"),
+    Option("d", "debug", "log what the kernel said, which source answered, and why there is nobody"),
     Option("S", "nosyslog", "log to standard error"),
     Option("I", "stdio", "serve standard input, as without this option"),
     Option("C", "config", f"what users may do (default {CONFIG})", ONE, "FILE"),

@@ -81,7 +81,8 @@ def run(interpreter: str, packages: tuple[str, str], folder: Path) -> Run:
         return Run(f"pip could not install {packages}: {installed.stderr}")
     tests = [ROOT / "tests" / name for name in UNIT_TESTS]
     # Some tests need what only the whole suite has; there they run.
-    environment = {name: value for name, value in os.environ.items() if name not in ("IDENTD_NO_SKIP", "PYTEST_ADDOPTS")}
+    own = ("IDENTD_NO_SKIP", "PYTEST_ADDOPTS")
+    environment = {name: value for name, value in os.environ.items() if name not in own}
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, tests)]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
