@@ -58,6 +58,8 @@ class Options:
     idle: float | None = None
     config: str | None = None
     explain: str | None = None
+    unit: str | None = None
+    json = False
     ignored: Sequence[str] = ()
 
     @property
@@ -186,6 +188,8 @@ TABLE = (
     Option("", "check", "show that a real query gets a true answer here, or why not", ours=True),
     Option("", "explain", "say what would be answered for port-on-server and port-on-client, and why; without:"
            " for each connection of yours", MAYBE, "PORT,PORT", ours=True),
+    Option("", "unit", "with --check: look from within this systemd unit's sandbox", ONE, "NAME", ours=True),
+    Option("", "json", "--check and --explain print one JSON object, for programs", ours=True),
     Option("m", "masquerade", "", becomes=IGNORE),
     Option("M", "masquerade-first", "", becomes=IGNORE),
     Option("f", "forward", "", MAYBE, "", port, missing=str(IDENT_PORT), becomes=IGNORE),
