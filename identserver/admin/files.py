@@ -85,5 +85,5 @@ def _check_users_file(uid: int) -> bool:
 
 
 def _warn(notices: list[Notice]) -> None:
-    for notice in notices:
+    for notice in sorted(notices, key=lambda notice: (notice.line, notice.column)):
         show(f"warning: {notice}")

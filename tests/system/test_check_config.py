@@ -67,6 +67,8 @@ NOTICES = {
         'user root { default { allow hide } }\nuser "identd-none" { default { allow hide } }', "2:6", "identd-none",
     ),
     "an unknown host": ("default { default { allow hide }\nto host.invalid { force hide } }", "2:4", "host.invalid"),
+    "a quote that is none": ('default {\ndefault { force reply \u201cx\u201d } }', "2:23", 'only " quotes'),
+    "a backslash": ('default { default { force reply "CORP\\alice" } }', "1:38", "\\a is a control character"),
     "a comma": ('default { default { force reply "a" , "b" } }', "1:37", "one more reply"),
 }  # fmt: skip
 
@@ -142,7 +144,7 @@ def test_a_users_file(carol: Resident, config: Path) -> None:
     assert (stderr, status) == ("", 0)
     assert f"user     {carol.file}" in lines
     assert [line.partition(": ")[2].split(": ")[0] for line in lines if line.startswith("warning")] == [
-        f"{carol.file}:2:20", f"{carol.file}:1:1",
+        f"{carol.file}:1:1", f"{carol.file}:2:20",
     ]  # fmt: skip
     assert "the answer is true" in lines
 
