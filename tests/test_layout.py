@@ -36,6 +36,7 @@ LAYERS = (
     ("identserver.protocol",),
     ("identserver.privileges", "identserver.inherited"),
     ("identserver.log",),
+    ("identserver.journal",),
     ("identserver.command_line",),
     ("identserver.options",),
     ("identserver",),

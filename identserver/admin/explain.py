@@ -15,6 +15,7 @@ from ..answer import reply_line
 from ..options import UsageError
 from ..privileges import drop_privileges
 from ..protocol import parse_ports
+from . import nobody
 from .access import note_for_nobody
 from .printing import show
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from lookup.config.policy import Decision
     from lookup.config.user_file import Fetched
     from lookup.connection import Address, Owner
+    from lookup.kernel.causes import Evidence
 
     from ..options import Options
 
@@ -49,13 +51,16 @@ def explain(options: Options) -> int:
         system = system_file.load(path, options.requires_system_file)
     except ConfigError as error:
         system = error
+    ports = parse_ports(os.fsencode(options.explain or ""))
+    evidence = None
     if os.geteuid() == 0:
+        if ports is not None:
+            evidence = nobody.seen_as_root((options.server_address, ports[0]), (options.client_address, ports[1]))
         _give_up_root(options)
         if not isinstance(system, ConfigError) and system is not None and not os.access(path, os.R_OK):
             show(f"but      {path} was read as root: an identd that is not started as root replies UNKNOWN-ERROR")
-    explanation = Explanation(options, system)
+    explanation = Explanation(options, system, evidence)
     if options.explain:
-        ports = parse_ports(os.fsencode(options.explain))
         if ports is None:
             raise UsageError(f"two ports expected, PORT-ON-SERVER,PORT-ON-CLIENT, not {options.explain!r}")
         for step in explanation.steps((options.server_address, ports[0]), (options.client_address, ports[1])):
@@ -94,8 +99,14 @@ def _held_by(uid: int) -> list[Owner]:
 class Explanation:
     """What leads to the replies under one system file."""
 
-    def __init__(self, options: Options, system: System | ConfigError | None) -> None:
-        """:param system: what the system file says, or why it can't be used; None: there is none."""
+    def __init__(
+        self, options: Options, system: System | ConfigError | None, evidence: Evidence | None = None
+    ) -> None:
+        """:param system: what the system file says, or why it can't be used; None: there is none.
+
+        :param evidence: what root saw of a connection that is nobody's (`nobody.seen_as_root`).
+        """
+        self._evidence = evidence
         self._options = options
         self._path = options.system_file
         self._system = system
@@ -114,6 +125,8 @@ class Explanation:
         except IdentError as error:
             yield f"socket   {error.detail or error}"
             yield from _advice(error, server, client)
+            if isinstance(error, NoUser):
+                yield from nobody.steps(server, client, self._evidence)
             outcome = error
         else:
             yield f"socket   {owner!r}"

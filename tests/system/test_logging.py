@@ -382,7 +382,8 @@ def test_owner_answer_and_rule(
     (line,) = lines
     source = "sock_diag, " if "USERID" in reply else ""
     who = f"{carol.name}, uid {carol.uid}"
-    assert line == f"identd: uid {carol.uid}: 127.0.0.1 was told {ports}:{reply} ({who}, {source}rule {rule})"
+    by = rule if rule == "no rule" else f"rule {rule}"
+    assert line == f"identd: uid {carol.uid}: 127.0.0.1 was told {ports}:{reply} ({who}, {source}{by})"
 
 
 @FORMS
