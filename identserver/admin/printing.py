@@ -78,7 +78,9 @@ def row(label: str, text: str, severity: str | None = None) -> None:
     elif label in SEVERITIES:
         print(f"{label}: {printable(text)}")
     else:
-        print(printable(f"{label.ljust(_PIPE - 1 if label else _TERMINAL - 1)} {text}"))
+        # There is no colour, so a word says it.
+        said = f"{severity}: {text}" if severity and label else text
+        print(printable(f"{label.ljust(_PIPE - 1 if label else _TERMINAL - 1)} {said}"))
 
 
 def show(line: str) -> None:
