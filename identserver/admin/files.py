@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 from lookup.config import system_file, user_file
-from lookup.errors import ConfigError, IdentError, Unknown
+from lookup.errors import ConfigError, IdentError
 from lookup.users import names
 
-from ..options import UsageError
 from ..privileges import become_owner
 from .access import UNTOLD, fetch_as_nobody, kept_from_nobody, why_not_nobody, without_home
+from .people import uid_of
 from .permissions import CannotTell
 from .printing import show
 
@@ -31,22 +29,7 @@ def check_files(options: Options) -> bool:
     right = _check_system_file(options.system_file, options.requires_system_file)
     if options.user is None:
         return right
-    return _check_users_file(_uid(options.user)) and right
-
-
-def _uid(user: str) -> int:
-    """Return the uid that a login name or a number stands for.
-
-    :raises UsageError: none. :raises IdentError: that can't be found out.
-    """
-    uid = names.uid_of(os.fsencode(user))
-    if isinstance(uid, Unknown):
-        raise IdentError(f"nobody can tell who {user} is: {uid.reason}")
-    if uid is None and user.isdecimal():
-        uid = int(user)
-    if uid is None or uid > names.LAST_UID:
-        raise UsageError(f"no such user: {user}")
-    return uid
+    return _check_users_file(uid_of(options.user)) and right
 
 
 def _check_system_file(path: str, required: bool) -> bool:
