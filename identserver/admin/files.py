@@ -11,6 +11,7 @@ from .access import UNTOLD, fetch_as_nobody, kept_from_nobody, why_not_nobody, w
 from .people import uid_of
 from .permissions import CannotTell
 from .printing import show
+from .units import hiding
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def _check_users_file(uid: int) -> bool:
     home = names.home(uid)
     # Before root is given up, which it takes to try.
     nobodys = _read_by_nobody(uid, home)
+    hides = hiding(home)
     become_owner(uid)
     notices: list[Notice] = []
     try:
@@ -75,6 +77,8 @@ def _check_users_file(uid: int) -> bool:
         show(f"file     whether an identd of another user, such as nobody, can read {found.path} {UNTOLD} ({nobodys})")
     elif found.path and found.path != nobodys:
         show(f"warning: {found.path}: {why_not_nobody(found.path, uid)}")
+    for unit, setting in hides if found.path else ():
+        show(f"warning: {found.path}: {unit} hides it ({setting}), and identd does not know there what it says")
     _warn(notices)
     show(f"user     {found.path or 'no file that counts'}")
     return not any(is_error for is_error, _ in found.notes)

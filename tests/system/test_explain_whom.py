@@ -29,7 +29,8 @@ def explained(*options: str, **popen: Any) -> list[str]:
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False, **popen,
     )  # fmt: skip
     assert (done.stderr, done.returncode) == ("", 0)
-    return done.stdout.splitlines()
+    lines: list[str] = done.stdout.splitlines()
+    return lines
 
 
 def as_json(*options: str, **popen: Any) -> dict[str, Any]:
