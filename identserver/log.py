@@ -142,6 +142,8 @@ class Log:
         while self._unsent and time.monotonic() < deadline:
             time.sleep(0.002)
             self.send_again()
+        while self._entries is not None and not self._entries.all_taken() and time.monotonic() < deadline:
+            time.sleep(0.001)
 
 
 class NoLog(Log):

@@ -88,4 +88,7 @@ def held_by(uid: int) -> list[Owner]:
 def _messages(diag: SockDiag, local_port: int = 0, remote_port: int = 0, more: bytes = b"") -> Iterator[Any]:
     """Yield the inet_diag_msg of each TCP socket that has these ports; 0: any. :param more: see `SockDiag.dump`."""
     for family in (socket.AF_INET, socket.AF_INET6):
-        yield from diag.dump(family, local_port, remote_port, more=more)
+        for message in diag.dump(family, local_port, remote_port, more=more):
+            # Linux 6.8 and newer add each socket that is bound and not connected, whatever its port.
+            if local_port in (0, message["idiag_sport"]) and remote_port in (0, message["idiag_dport"]):
+                yield message

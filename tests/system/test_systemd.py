@@ -7,6 +7,7 @@ any network but a loopback interface of its own. There, identd is installed as a
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from helpers.pairs import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 UNITS = ROOT / "systemd"
 NAMES = ("identd.socket", "identd@.service", "identd-wait.socket", "identd-wait.service")
@@ -220,6 +222,59 @@ def test_tells_the_user(form: str, host: str, request: pytest.FixtureRequest) ->
     journal = container.run("journalctl --sync; journalctl --no-pager -b -t identd -o cat")
     assert ":USERID:UNIX:identd-anna" in journal
     assert container.run("systemctl list-units --failed --plain --no-legend 'identd*'") == ""
+
+
+def entries(container: Container, *matches: str) -> list[dict[str, Any]]:
+    """Return what the journal has that matches."""
+    container.run("journalctl --sync")
+    lines = container.run(f"journalctl --no-pager -b -o json {' '.join(matches)}").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("form", ["single", "warm"])
+def test_the_journal_has_fields(form: str, request: pytest.FixtureRequest) -> None:
+    """`journalctl IDENT_OWNER=…` finds a query: one entry, with the text and severity of any line, and what it says."""
+    container: Container = request.getfixturevalue(form)
+    uid = container.run("id -u identd-anna")
+    before = len(entries(container, "IDENT_OWNER=identd-anna"))
+    assert container.ask("identd-anna") == ":USERID:UNIX:identd-anna"
+    found = entries(container, "IDENT_OWNER=identd-anna")
+    assert len(found) == before + 1
+    entry = found[-1]
+    ports = entry["IDENT_PORTS"]
+    assert re.fullmatch("[0-9]+,113", ports)
+    expected = {
+        "IDENT_ASKER": "127.0.0.1", "IDENT_UID": uid, "IDENT_REPLY": f"{ports}:USERID:UNIX:identd-anna",
+        "MESSAGE": f"uid {uid}: 127.0.0.1 was told {ports}:USERID:UNIX:identd-anna (identd-anna, uid {uid}, sock_diag)",
+        "PRIORITY": "6", "SYSLOG_IDENTIFIER": "identd", "SYSLOG_FACILITY": "3", "_TRANSPORT": "journal",
+    }  # fmt: skip
+    assert {name: entry.get(name) for name in expected} == expected
+    assert "IDENT_RULE" not in entry
+    assert entry["_SYSTEMD_UNIT"].startswith("identd")
+    # It stands in place of the line.
+    assert [one["MESSAGE"] for one in entries(container, "-t identd")].count(entry["MESSAGE"]) == 1
+
+
+@pytest.mark.parametrize("form", ["single", "warm"])
+def test_no_reply_forges_a_field(form: str, request: pytest.FixtureRequest) -> None:
+    """A name that looks like other fields is one value, octet by octet; the block that decided is a field."""
+    container: Container = request.getfixturevalue(form)
+    file = 'default {\n default { force reply "x\\x0bIDENT_OWNER=forged\\x1b\\xff" } }'
+    container.run("cat > /etc/oidentd.conf", given=file)
+    container.run("systemctl try-restart identd-wait.service")
+    try:
+        script = ASK.replace("print(reply[len(query):].decode().strip())", "print(ascii(reply[len(query):]))")
+        reply = container.run(f"setpriv --reuid=identd-anna --clear-groups {PYTHON} - 127.0.0.1", given=script)
+        assert reply == ascii(b":USERID:UNIX:x\x0bIDENT_OWNER=forged\x1b\xff\r\n")
+    finally:
+        container.run("rm /etc/oidentd.conf; systemctl try-restart identd-wait.service")
+    assert entries(container, "IDENT_OWNER=forged") == []
+    entry = entries(container, "IDENT_OWNER=identd-anna")[-1]
+    octets = entry["IDENT_REPLY"]
+    assert isinstance(octets, list), "it has octets that are no text"
+    assert bytes(octets).endswith(b":USERID:UNIX:x\x0bIDENT_OWNER=forged\x1b\xff")
+    assert entry["IDENT_RULE"] == "/etc/oidentd.conf:2"
+    assert r"x\x0bIDENT_OWNER=forged\x1b\xff (identd-anna, " in entry["MESSAGE"]
 
 
 @pytest.mark.parametrize("form", ["single", "warm"])
