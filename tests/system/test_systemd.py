@@ -366,3 +366,20 @@ def test_one_form_takes_the_port_from_the_other(container: Container) -> None:
         _started(container, f"{ours}.socket")
         assert container.state(f"{ours}.socket", f"{other}.socket") == ["active", "inactive"]
         assert container.ask() == ":USERID:UNIX:root"
+
+
+def test_a_unit_that_hides_homes_is_named(container: Container, homes: dict[str, str]) -> None:
+    """Outside the sandbox, --explain and --check say which of the installed units does not see a user's home."""
+    _started(container, "identd.socket")
+    container.run("mkdir -p /run/systemd/system/identd@.service.d")
+    drop_in = "/run/systemd/system/identd@.service.d/homes.conf"
+    container.run(f"cat > {drop_in}", given="[Service]\nTemporaryFileSystem=/srv:ro\nProtectHome=tmpfs\n")
+    container.run("systemctl daemon-reload")
+    try:
+        for user, home in homes.items():
+            said = container.run(f"/opt/identd/bin/identd --check --user {user}", check=False)
+            setting = {"/home": "ProtectHome=tmpfs", "/srv": "TemporaryFileSystem=/srv"}.get(home.rpartition("/")[0])
+            assert (f"identd@.service hides it ({setting})" in said) == (setting is not None), said
+            assert "identd-wait.service hides it" not in said
+    finally:
+        container.run(f"rm {drop_in}; systemctl daemon-reload")
