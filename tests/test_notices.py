@@ -176,6 +176,24 @@ def test_what_is_for_the_other_file(data: bytes, system: bool, expected: str) ->
 
 
 @pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"global { hide; }", "not hide;: only a blank or a brace may follow hide"),
+        (b'global { reply="x" }', 'not reply="x": only a blank or a brace may follow reply'),
+        (b'global { reply: "x" }', "not reply:: only a blank or a brace may follow reply"),
+        (b'global { reply\xc2\xa0"x" }', "only a blank or a brace may follow reply"),
+        (b"\xe2\x80\x8bglobal { hide }", "can't be seen"),
+        ("global { hide }".encode("utf-16"), "the file seems to be in UTF-16"),
+        (b"global { hidden }", "not hidden"),
+        (b"global { replyx }", "not replyx"),
+    ],
+)
+def test_errors_of_the_same_kind(data: bytes, expected: str) -> None:
+    """Where such a mistake does not parse, the error says what is wrong with the word."""
+    assert error_of(data).endswith(expected) or expected in error_of(data).partition("expected, not ")[2]
+
+
+@pytest.mark.parametrize(
     ("data", "system"),
     [
         (b"x", False), (b"global { x }", False), (b"global { hide x", False), (b"to ::1 x", False),

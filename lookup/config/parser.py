@@ -32,10 +32,10 @@ _FILTERS = frozenset((b"to", b"from", b"fport", b"lport"))
 STATEMENTS = frozenset((b"hide", b"random", b"random_numeric", b"numeric", b"reply", b"forward"))
 #: What a user's file begins its blocks with.
 BLOCKS = _FILTERS | {b"global"}
-_KEYWORDS = _FILTERS | STATEMENTS | CAPABILITIES.keys() | {b"default", b"user", b"global", b"allow", b"deny", b"force"}
+KEYWORDS = _FILTERS | STATEMENTS | CAPABILITIES.keys() | {b"default", b"user", b"global", b"allow", b"deny", b"force"}
 
 #: What is not a string, in lower case.
-NO_STRINGS = _KEYWORDS | {b"{", b"}", b""}
+NO_STRINGS = KEYWORDS | {b"{", b"}", b""}
 
 
 class Parser:
@@ -56,7 +56,16 @@ class Parser:
 
     def unexpected(self, what: str, why: str = "") -> NoReturn:
         """:param why: what there is to say of the word that stands there."""
-        self.words.fail(self.at, f"{what} expected, not {shown(self.tokens[self.at])}{why}")
+        token = self.tokens[self.at]
+        if not why and token.lower() not in NO_STRINGS:
+            try:
+                from .slips import hint  # only where a file has an error
+
+                why = hint(token)
+            except ImportError:
+                # Root's Python may be closed to us since root was given up. The error stands without a hint.
+                pass
+        self.words.fail(self.at, f"{what} expected, not {shown(token)}{why}")
 
     def expect(self, token: bytes) -> None:
         if self.tokens[self.at] != token:
@@ -67,7 +76,7 @@ class Parser:
         """Take a word or a string."""
         token = self.tokens[self.at]
         if token.lower() in NO_STRINGS:
-            self.unexpected(what + (", quoted where it is a keyword," if token.lower() in _KEYWORDS else ""))
+            self.unexpected(what + (", quoted where it is a keyword," if token.lower() in KEYWORDS else ""))
         self.at += 1
         # Most words stand for themselves.
         return self.words.text(self.at - 1) if token[0] in b'"/' else token

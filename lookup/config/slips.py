@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import partial
 
-from .parser import MAX_REPLIES, NO_STRINGS
+from .parser import KEYWORDS, MAX_REPLIES, NO_STRINGS
 from .words import ESCAPE, Notice, shown
 
 TYPE_CHECKING = False  # see connection.py
@@ -41,6 +41,18 @@ _PLACEHOLDER = (
 )
 
 _NAMES = {7: "BEL", 8: "backspace", 9: "tab", 10: "LF", 11: "vertical tab", 12: "form feed", 13: "CR", 27: "ESC"}
+
+
+def hint(token: bytes) -> str:
+    """Return why a word is probably not the keyword that was meant, for the end of an error; ``""``: nobody knows."""
+    if b"\0" in token:
+        return ": the file seems to be in UTF-16"
+    keyword = re.match(rb"[a-z_]+", token.lower())
+    if keyword and keyword[0] in KEYWORDS and not token[keyword.end() :].isalnum():
+        return f": only a blank or a brace may follow {keyword[0].decode('ascii')}"
+    if re.search(_INVISIBLE, token):
+        return ": it has a character in it that can't be seen (a no-break space?)"
+    return ""
 
 
 def slips(words: Words, end: int) -> Iterator[Notice]:
