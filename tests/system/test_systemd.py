@@ -14,6 +14,7 @@ from helpers.installed import PYTHON, replaced
 from helpers.machine import program, run, skip
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 pytest_plugins = ["helpers.containers"]
@@ -205,7 +206,7 @@ def test_one_form_takes_the_port_from_the_other(container: Container) -> None:
 
 def test_a_unit_that_hides_homes_is_named(container: Container, homes: dict[str, str]) -> None:
     """Outside the sandbox, --explain and --check say which of the installed units does not see a user's home."""
-    _started(container, "identd.socket")
+    started(container, "identd.socket")
     container.run("mkdir -p /run/systemd/system/identd@.service.d")
     drop_in = "/run/systemd/system/identd@.service.d/homes.conf"
     container.run(f"cat > {drop_in}", given="[Service]\nTemporaryFileSystem=/srv:ro\nProtectHome=tmpfs\n")
