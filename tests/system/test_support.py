@@ -63,7 +63,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, tuple[str,
     keys = combinations()
     folders = [tmp_path_factory.mktemp("venv") for _ in keys]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return dict(zip(keys, pool.map(lambda key, folder: run(*key, folder), keys, folders)))
+        pending = [pool.submit(run, *key, folder) for key, folder in zip(keys, folders)]
+        return {key: each.result() for key, each in zip(keys, pending)}
 
 
 def run(interpreter: str, packages: tuple[str, str], folder: Path) -> Run:
