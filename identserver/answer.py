@@ -82,7 +82,9 @@ class AnsweringServer(IdentServer):
             return self._look_up(serverAddress, clientAddress, self.transport.arrival)
         except ImportError as error:
             # Python, or a package of ours, is closed to us, or not whole.
-            raise IdentError(f"can't be imported: {error}") from None
+            from .closed import why
+
+            raise IdentError(f"can't be imported: {why(error)}") from None
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.refuse(f"a line that has not ended after {self.MAX_LENGTH} octets", line)

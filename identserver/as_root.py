@@ -18,6 +18,7 @@ from lookup.user_namespace import sees_every_uid
 
 from . import reader
 from .answer import Lookups, in_time
+from .closed import Unreadable
 from .privileges import become_owner, drop_privileges
 
 TYPE_CHECKING = False  # see options.py
@@ -55,6 +56,8 @@ def lookups(options: Options, load: Callable[[], System | None]) -> Lookups:
         load = _loaded(load)
     try:
         drop_privileges(None, None)
+    except Unreadable:
+        raise
     except OSError as error:
         reason = f"root could not be given up: {error.strerror}"
         if not sees_every_uid():

@@ -70,6 +70,8 @@ def serve_lines(options: Options, log: Log, look_up: Callable[..., Any]) -> None
     transport = TextTransport(options.server_address, options.client_address)
     protocol = ByHandServer(options, log, look_up)
     protocol.makeConnection(transport)
+    if os.isatty(0):
+        say("one query a line: the port here, a comma, the port at the far end (51234,6667); Ctrl-D ends", Log.INFO)
     while not transport.disconnecting and (data := os.read(0, 65536)):
         protocol.dataReceived(data)
         protocol.say_why_nobody()

@@ -42,11 +42,15 @@ class Log:
     def __init__(self, options: Options, peer_on_stderr: bool = False) -> None:
         """:param peer_on_stderr: standard error is the client's connection, as inetd has it: never write there."""
         self._least = self.DEBUG if options.debug else self.ERROR if options.quiet else self.INFO
-        self._journal = _is_the_journal(2)
-        self._stderr = (options.nosyslog or self._journal or os.isatty(2)) and not peer_on_stderr
+        #: Whether standard error is the journal's: nobody reads a traceback of many lines there.
+        self.journal = _is_the_journal(2)
+        self._stderr = (options.nosyslog or self.journal or os.isatty(2)) and not peer_on_stderr
         self._syslog = not (options.nosyslog or self._stderr)
+        self._peer_on_stderr = peer_on_stderr
+        #: Whether standard error gets what no syslog daemon takes: whoever runs us there may look at nothing else.
+        self._instead = options.foreground and not (options.stdio or peer_on_stderr)
         #: Whether messages are worth `Fields`: only the journal takes them.
-        self.takes_fields = self._journal and self._stderr
+        self.takes_fields = self.journal and self._stderr
         self._entries: Journal | None = None
         self._socket: socket.socket | None = None
         #: What the daemon's queue had no room for; called when there is any; and how much was given up.
@@ -70,13 +74,22 @@ class Log:
             if fields and self.takes_fields and self._enter(severity, text, fields):
                 return
             if self._stderr:
-                prefix = b"<%d>" % severity if self._journal else b"identd: "
-                self._write(prefix + text + b"\n")
+                self._write(_prefix(severity, self.journal) + text + b"\n")
             elif self._syslog:
                 self._send(b"<%d>identd[%d]: %s" % (_DAEMON | severity, os.getpid(), text))
         except OSError:
             # ENOSPC, EPIPE, EIO: standard error is full or gone. EMFILE: no socket can be had.
             pass
+
+    def fail(self, message: str) -> None:
+        """Say why the process ends: to whoever started it, and once in the log, where that is another place."""
+        self._instead = False
+        if not self._peer_on_stderr:
+            say(message)
+        if self._syslog or self._peer_on_stderr:
+            self._syslog = True  # whatever --nosyslog says: there is no standard error to say it on
+            self.write(self.ERROR, message)
+            self.finish()
 
     def _enter(self, severity: int, text: bytes, fields: list[tuple[str, bytes]]) -> bool:
         """Make an entry in the journal, with what a line has there by itself; return whether it took that."""
@@ -127,7 +140,7 @@ class Log:
             except BlockingIOError:
                 break
             except OSError:  # ENOENT, ECONNREFUSED: nobody logs. EMSGSIZE: more than it would take
-                pass
+                self._say_instead(datagram)
             sent += 1
         del self._unsent[:sent]
         if self._lost and not self._unsent:
@@ -135,6 +148,14 @@ class Log:
             self.write(self.ERROR, f"{lost} messages were lost, because the log took no more")
         if self._unsent:
             self.remind()
+
+    def _say_instead(self, datagram: bytes) -> None:
+        """Write what no syslog daemon takes to standard error, if that is where it should go."""
+        try:
+            if self._instead:
+                self._write(b"identd: %s\n" % datagram.partition(b": ")[2])
+        except OSError:  # EPIPE, ENOSPC, EBADF: nor is there anybody
+            pass
 
     def finish(self) -> None:
         """Send what is unsent before the process ends, unless the daemon is stuck."""
@@ -172,12 +193,17 @@ def octets(data: bytes) -> str:
     return data.decode("latin-1").replace("\\", "\\\\")
 
 
-def say(message: str) -> None:
+def say(message: str, severity: int = Log.ERROR) -> None:
     """Write one line to standard error, if there is one, for whoever started us."""
     try:
-        os.write(2, b"identd: %s\n" % printable(message))
+        os.write(2, _prefix(severity, _is_the_journal(2)) + printable(message) + b"\n")
     except OSError:  # ENOSPC, EPIPE: full, or nobody reads. EBADF: closed
         return
+
+
+def _prefix(severity: int, journal: bool) -> bytes:
+    """Return what stands before a line on standard error: the journal adds the name itself (sd-daemon(3))."""
+    return b"<%d>" % severity if journal else b"identd: "
 
 
 def status_of(fd: int) -> os.stat_result | None:

@@ -71,7 +71,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def at_the_journal(severity: int, message: str, fields: Any) -> tuple[bytes, Log]:
     """Log a message where standard error is a stream of the journal's; return what comes by that stream."""
     log = Log(Options())
-    log._journal = log._stderr = log.takes_fields = True
+    log.journal = log._stderr = log.takes_fields = True
     lines: list[bytes] = []
     log._write = lines.append  # type: ignore[method-assign,assignment]
     log.write(severity, message, fields)

@@ -47,17 +47,17 @@ class Decision:
     (``"OTHER"``: a uid that has no name); ``login``: their login name, or ``""``;
     ``rule`` and ``statement_at``: the blocks that decided, as ``path:line`` (``"no rule"``; ``""``: the owner's file
     was not asked for, or says nothing about the connection); ``path``: the owner's file that counts; ``files``: what
-    became of their files, as pairs of (worth a line in the log, text); ``steps``: the reasons in order, for a person;
-    ``lacking``: the capabilities that the owner's statement needs and has not; ``impersonated``: the other user's
-    name, in quotes, that the owner asked for and may not have; ``forwarded``: why the server that was to be asked named
-    nobody.
+    became of their files, as pairs of (worth a line in the log, text); ``steps``: the reasons in order, for a person,
+    of which the first ``rule_steps`` are about the system file; ``lacking``: the capabilities that the owner's
+    statement needs and has not; ``impersonated``: the other user's name, in quotes, that the owner asked for and may
+    not have; ``forwarded``: why the server that was to be asked named nobody.
 
     ``unknown``: what the decision depends on and is not known; then nothing else of it counts.
     """
 
     __slots__ = (
-        "files", "forwarded", "impersonated", "lacking", "login", "path", "rule", "statement_at", "steps", "system",
-        "unknown", "user",
+        "files", "forwarded", "impersonated", "lacking", "login", "path", "rule", "rule_steps", "statement_at", "steps",
+        "system", "unknown", "user",
     )  # fmt: skip
 
     def __init__(self, login: str) -> None:
@@ -68,6 +68,7 @@ class Decision:
         self.statement_at = self.path = self.impersonated = self.forwarded = ""
         self.files: list[tuple[bool, str]] = []
         self.steps: list[str] = []
+        self.rule_steps = 0
         self.lacking: list[str] = []
         self.unknown: Unknown | None = None
 
@@ -109,10 +110,12 @@ def decide(
     question = _Question(owner_uid, login, client[1], uid_of, forward, choose, resolve)
     if system is None:
         question.explain("there is no system file, so nobody may do anything")
+        question.decision.rule_steps = 1
         return question.send_login()
     selection = Selection((pack_end(server), pack_end(client)), question.explain)
     rules = selection.rules(system, owner_uid, resolve_rule)
     question.decision.rule = selection.rule or _NO_RULE
+    question.decision.rule_steps = len(question.decision.steps)
     if isinstance(rules, Unknown):
         return question.give_up(rules)
     cases: list[_Case] = [(rule, None) for rule in rules if rule is not None and rule.force is not None]
@@ -185,6 +188,7 @@ class _Question:
         if rule is not None and rule.force is not None:
             self.decision.rule = rule.rule
             self.explain(f"it forces {rule.force} (line {rule.force.line})")
+            self.decision.rule_steps = len(self.decision.steps)
             return self.do_forced(rule.force)
         if block is None:
             self.explain("the owner's file says nothing about this connection")
@@ -203,6 +207,7 @@ class _Question:
         fork.decision.files, fork.decision.path = self.decision.files, self.decision.path
         fork.decision.rule = self.decision.rule
         fork.decision.steps += self.decision.steps
+        fork.decision.rule_steps = self.decision.rule_steps
         return fork
 
     # Each of the next returns the decision, so that nothing can follow it.
