@@ -48,6 +48,8 @@ def lookups(options: Options, load: Callable[[], System | None]) -> Lookups:
     lookup.import_all()
     with contextlib.suppress(ImportError):  # without pyroute2, psutil answers
         codec.messages()
+    if options.debug:
+        from lookup.kernel import causes  # noqa: F401
     fetch = None
     if options.reply_all is None and (options.requires_system_file or os.path.lexists(options.system_file)):
         fetch = OwnersReader().fetch

@@ -58,6 +58,8 @@ class Options:
     idle: float | None = None
     config: str | None = None
     explain: str | None = None
+    unit: str | None = None
+    json = False
     ignored: Sequence[str] = ()
 
     @property
@@ -178,14 +180,14 @@ TABLE = (
     Option("r", "reply", "the name to send when a lookup finds nobody", ONE, "", reply),
     Option("R", "reply-all", "the name to send for every query; nothing is looked up", ONE, "REPLY", reply),
     Option("q", "quiet", "log errors only"),
-    Option("d", "debug", "log what the kernel said, and which source answered"),
+    Option("d", "debug", "log what the kernel said, which source answered, and why there is nobody"),
     Option("S", "nosyslog", "log to standard error"),
     Option("I", "stdio", "serve standard input, as without this option"),
     Option("C", "config", f"what users may do (default {CONFIG})", ONE, "FILE"),
     Option("i", "foreground", "open a listening socket of our own, and serve it"),
     Option("a", "address", "of the listening socket (repeatable; default: all)", ONE, "", address, becomes=ADD),
     Option("p", "port", f"listen on this port (default {IDENT_PORT})", ONE, "", port),
-    Option("u", "user", "run as this user (default, as root: nobody); with --check, whose file to read", ONE),
+    Option("u", "user", "run as this user (default, as root: nobody); --check, --explain: whom it is about", ONE),
     Option("g", "group", "run as this group (default: the user's)", ONE),
     Option("l", "limit", "connections at once (default: what descriptors allow)", ONE, "N", number),
     Option("", "idle", "end after so long without a client (default 600; -i: never)", ONE, "SECONDS", seconds,
@@ -196,6 +198,8 @@ TABLE = (
     Option("", "check", "show that a real query gets a true answer here, or why not", ours=True),
     Option("", "explain", "say what would be answered for port-on-server and port-on-client, and why; without:"
            " for each connection of yours", MAYBE, "PORT,PORT", ours=True),
+    Option("", "unit", "with --check: look from within this systemd unit's sandbox", ONE, "NAME", ours=True),
+    Option("", "json", "--check and --explain print one JSON object, for programs", ours=True),
     Option("m", "masquerade", "", becomes=IGNORE),
     Option("M", "masquerade-first", "", becomes=IGNORE),
     Option("f", "forward", "", MAYBE, "", port, missing=str(IDENT_PORT), becomes=IGNORE),
@@ -256,7 +260,8 @@ def _as_getopt_reads(argv: Sequence[str]) -> tuple[list[tuple[Option | str, str 
         elif argument.startswith("-") and argument != "-":
             option, letters, attached, value = _by_letter(argument[1]), argument[2:], "", ""
         else:
-            operands.append(argument)
+            if not _give_to_explain(found, argument):
+                operands.append(argument)
             continue
         if option is None:
             found.append((argument, None))
@@ -270,6 +275,15 @@ def _as_getopt_reads(argv: Sequence[str]) -> tuple[list[tuple[Option | str, str 
             attached, value = "=", left.pop(0)
         found.append((option, value if attached else None))
     return found, operands
+
+
+def _give_to_explain(found: list[tuple[Option | str, str | None]], operand: str) -> bool:
+    """Return whether an operand is the ports of an ``--explain`` without any: ``--explain --user alice 51234,6667``."""
+    for at, (option, value) in enumerate(found):
+        if isinstance(option, Option) and option.name == "explain" and value is None:
+            found[at] = option, operand
+            return True
+    return False
 
 
 def _takes_next(option: Option, following: str) -> bool:

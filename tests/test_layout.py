@@ -37,6 +37,7 @@ LAYERS = (
     ("identserver.privileges", "identserver.inherited"),
     ("identserver.log",),
     ("identserver.closed",),
+    ("identserver.journal",),
     ("identserver.command_line",),
     ("identserver.options",),
     ("identserver",),
@@ -72,8 +73,9 @@ UNUSED = {
     "inspect", "linecache", "logging", "multiprocessing", "operator", "psutil", "pyroute2", "re", "reprlib", "select",
     "selectors", "signal", "socket", "ssl", "subprocess", "textwrap", "threading", "tokenize", "traceback", "types",
     "typing", "warnings", "weakref",
-    "identserver.admin", "identserver.by_hand", "identserver.command_line", "identserver.warm",
-    "lookup.config", "lookup.kernel.dumps", "lookup.kernel.processes", "lookup.users.database",
+    "identserver.admin", "identserver.by_hand", "identserver.command_line", "identserver.journal", "identserver.warm",
+    "lookup.config", "lookup.kernel.causes", "lookup.kernel.conntrack", "lookup.kernel.dumps",
+    "lookup.kernel.namespaces", "lookup.kernel.processes", "lookup.users.database",
 }  # fmt: skip
 
 

@@ -116,7 +116,8 @@ class Server:
         self._listeners, self._log, self._idle, self._loop = listeners, log, idle, loop
         self._lookups, self._system_file, self._notify, self._parent = lookups, system_file, notify, parent
         self._deadlines = Deadlines(options.timeout)
-        new_protocol = functools.partial(AnsweringServer, options, log, lookups.look_up)
+        why_nobody = _why_nobody(lookups) if options.debug else None
+        new_protocol = functools.partial(AnsweringServer, options, log, lookups.look_up, why_nobody)
         self._connections = Connections(new_protocol, self._deadlines, loop, log)
         self._acceptor = Acceptor(listeners, limit, self._connections, self._deadlines, loop, complain, self.stop)
         #: Whatever begins between two looks at the deadlines has its own at least so many seconds later.
@@ -185,6 +186,12 @@ class Server:
     def _send_log_again(self) -> None:
         self._reminded = False
         self._log.send_again()
+
+
+def _why_nobody(lookups: Lookups) -> Callable[..., None]:
+    from .causes import Causes  # only for whoever debugs
+
+    return Causes(lookups.in_thread).find
 
 
 def _go_to_the_background(options: Options) -> Log:
