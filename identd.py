@@ -31,17 +31,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         # ImportError, OSError: the packages were installed under a umask that closes them to us. SyntaxError: half of
         # one is there.
-        return _cant_start(f"can't start as uid {os.geteuid()}: {_closed() or error or type(error).__name__}")
+        return _cant_start(_closed() or f"can't start as uid {os.geteuid()}: {error or type(error).__name__}")
     return run(argv)
 
 
 def _closed() -> str:
-    """Return which of our folders this user can't read, where `identserver.closed` is itself behind it."""
+    """Return what this user can't read, and which folder is closed, even where `identserver.closed` is behind it."""
+    try:
+        from identserver import closed
+
+        return closed.first_closed(closed.needed())
+    except Exception:
+        pass
     place = ""
     for part in f"{os.path.dirname(os.path.abspath(__file__))}/identserver/start.py".split("/")[1:]:
         place += f"/{part}"
         if os.path.exists(place) and not os.access(place, os.R_OK | os.X_OK if part == "identserver" else os.X_OK):
-            return f"{place} has mode {os.stat(place).st_mode & 0o7777:04o}, which is closed to it"
+            mode = os.stat(place).st_mode & 0o7777
+            return f"uid {os.geteuid()} can't read identd: {place} has mode {mode:04o}"
     return ""
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _DESCRIPTION = (
     "Answer ident queries (RFC 1413): who owns a TCP connection of this host? Standard input"
     " decides how: a connected socket (inetd, xinetd, systemd) brings one query, a listening one is served,"
-    " anything else is read as one query a line. But with -a, -p, -u, -g or -l, and neither -i nor -I,"
-    " identd listens and goes to the background."
+    " anything else is read as one query a line. But with -a, -p, -u, -g or -l, or as root on /dev/null,"
+    " and neither -i nor -I, identd listens and goes to the background."
 )
 
 _EPILOG = "Exit status: 0 done, 1 --check or the start failed, 2 a bad option."

@@ -73,7 +73,8 @@ UNUSED = {
     "inspect", "linecache", "logging", "multiprocessing", "operator", "psutil", "pyroute2", "re", "reprlib", "select",
     "selectors", "signal", "socket", "ssl", "subprocess", "textwrap", "threading", "tokenize", "traceback", "types",
     "typing", "warnings", "weakref",
-    "identserver.admin", "identserver.by_hand", "identserver.command_line", "identserver.journal", "identserver.warm",
+    "identserver.admin", "identserver.by_hand", "identserver.closed", "identserver.command_line", "identserver.journal",
+    "identserver.warm",
     "lookup.config", "lookup.kernel.causes", "lookup.kernel.conntrack", "lookup.kernel.dumps",
     "lookup.kernel.namespaces", "lookup.kernel.processes", "lookup.users.database",
 }  # fmt: skip

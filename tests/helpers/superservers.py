@@ -186,7 +186,11 @@ def driving(name: str, identd: Path, options: str = "") -> Iterator[Driver]:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         with ending(process), _ending_descendants(process):
             until_it_listens(process, place.port, said)
-            yield Driver(name, superserver.hosts, place.port, process, syslog)
+            served = Driver(name, superserver.hosts, place.port, process, syslog)
+            try:
+                yield served
+            finally:
+                served.forget()  # xinetd waits for room in the log before it ends
 
 
 @contextlib.contextmanager

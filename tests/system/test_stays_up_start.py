@@ -94,6 +94,17 @@ def test_a_command_without_its_modules(needs_root: None, tmp_path: Path, whole: 
     assert (b"mode 0600" if whole else b"none_such") in line
 
 
+def test_a_root_folder_without_devices(needs_root: None, pair: Pair) -> None:
+    """Where there is no /dev/null to put in place of the client's connection, the client still gets the reply alone."""
+    bare = [program("unshare"), "-m", "sh", "-c", 'mount -t tmpfs none /dev; exec "$@"', "sh", *BECOME_NOBODY]
+    with connect() as (client, accepted, _):
+        process = start([*bare, *COMMAND, "-C", "none", "-d"], accepted, stderr=accepted)
+        accepted.close()
+        with ending(process):
+            client.sendall(pair.query + b"\r\n")
+            assert everything(client) == pair.query + b":ERROR:UNKNOWN-ERROR\r\n"
+
+
 # PYTHON* variables of a superserver.
 
 VARIABLES = {

@@ -76,7 +76,10 @@ def test_a_mode_alone(needs_root: None, pair: Pair) -> None:
 
 def test_a_name_service_that_hangs_at_the_start(pair: Pair, tmp_path: Path) -> None:
     """A user in the file about whom nobody answers does not keep the socket's clients waiting for ever."""
-    code = "import lookup.config.system_file as file, time\nfile.load = lambda *_: time.sleep(3600)"
+    code = (
+        "import lookup.config.system_file as file, time\nfile.load = lambda *_: time.sleep(3600)\n"
+        "from identserver.warm import reloading\nreloading.LOOKUP_SECONDS = 0.5\n"
+    )
     with readable_folder() as folder:
         path = folder / "oidentd.conf"
         path.write_text(RIGHT)
