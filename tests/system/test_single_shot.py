@@ -13,6 +13,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+from helpers.installed import readable_folder
 from helpers.machine import AS_NOBODY, IDENTD, ROOT, only_if_others_can_read_it, program, run, skip
 from helpers.pairs import PATIENCE, Pair, connect, me, reset
 from helpers.residents import system_file
@@ -436,11 +437,12 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
-def test_memory(pair: Pair, tmp_path: Path) -> None:
+def test_memory(pair: Pair) -> None:
     """The installed command, which finds its modules compiled, needs at most 13 MiB at its peak."""
     # A small parent in between: a process' peak begins with what the one it was forked from has at exec.
-    command = [sys.executable, "-I", "-S", "-c", MEASURE, *copied(tmp_path)]
-    with handler(command=command) as served:
+    with readable_folder() as folder, handler(
+        command=[sys.executable, "-I", "-S", "-c", MEASURE, *copied(folder)]
+    ) as served:
         assert served.ask(pair.query + b"\r\n") == b"%b:USERID:UNIX:%b\r\n" % (pair.query, me().encode())
         peak = int(served.log())
         assert served.status() == 0
