@@ -193,7 +193,8 @@ class AnsweringServer(IdentServer):
                 tell(in_time(causes.as_text, server, client))
             except ImportError as error:
                 tell(f"can't be found out: {error}")
-            except (IdentError, OSError) as error:
+            except (IdentError, OSError, ValueError) as error:
+                # ValueError: an address on a link that is gone.
                 tell(f"can't be found out: {getattr(error, 'detail', error)}")
 
     def _telling(self, server: Address, client: Address) -> Callable[[str], None]:

@@ -75,7 +75,7 @@ def test_no_tcp_diag(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_pyroute2() -> None:
     """Where pyroute2 is not installed, that is told."""
     with Person(os.getuid()) as person:
-        person.tell("sys.modules['pyroute2'] = None; sock_diag.codec._classes = None")
+        person.tell("sys.modules['pyroute2'] = None; sock_diag.codec._classes = sock_diag.codec._module = None")
         ((obstacle, remedy),) = found(person)
         assert "pyroute2" in obstacle
         assert "install" in remedy

@@ -236,8 +236,11 @@ def _elsewhere(server: Address, client: Address) -> tuple[list[tuple[str, Owner]
         for path in namespaces.paths() if count else ():
             try:
                 owner = namespaces.ask_inside(path, lambda: _find_inside(server, client))
+            except PermissionError:
+                # EPERM: we may look into none.
+                break
             except (IdentError, OSError, ImportError, sock_diag.SockDiagUnavailable):
-                # EPERM: we may not look into it. What can't be found out counts as unseen.
+                # ENOENT, ESRCH: it has ended meanwhile. What can't be found out counts as unseen.
                 continue
             looked_into += 1
             if owner is not None:

@@ -107,7 +107,7 @@ def test_a_forward_that_is_forced(carol: Resident, ports: str, tmp_path: Path, c
             if case in ("refused", "an error"):
                 words = [*driver(tmp_path, HASTY), "--explain", ports, "-C", str(path)]
                 told = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
-                assert f"rule     the server at 127.0.0.1 port {port} {CASES[case][1]}\n" in told.stdout
+                assert f" the server at 127.0.0.1 port {port} {CASES[case][1]}\n" in told.stdout
 
 
 def test_a_server_without_an_address(carol: Resident, ports: str) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
 import subprocess
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import IO, TYPE_CHECKING
 
 import pytest
 from helpers.askers import FORMS, asking
 from helpers.gateways import Gateway
 from helpers.hosts import Person, inside, until
 from helpers.machine import NOBODY, only_with_namespaces, program
-from helpers.pairs import PATIENCE
-from helpers.single_shot import COMMAND, by_hand
+from helpers.pairs import PATIENCE, everything
+from helpers.single_shot import COMMAND, by_hand, ending, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,15 +195,39 @@ def test_the_log_of_whoever_debugs(gateway: Gateway, form: str) -> None:
             assert asker.ask(asked) == "ERROR:NO-USER"
             line = f"identd: {gateway.THERE} asked about {FAR},{REAL}, which is nobody's: the ports are in the wrong"
             if options and form == "warm":
+                # Later than the reply, and not once the process is told to end.
                 assert asker.process.stderr is not None
-                seen = []
-                for text in iter(asker.process.stderr.readline, b""):
-                    seen.append(text.decode())
-                    if "nobody's" in seen[-1]:
-                        break
-                assert seen[-1].startswith(line)
+                os.set_blocking(asker.process.stderr.fileno(), False)
+                seen: list[bytes] = []
+                until(partial(_reads, asker.process.stderr, seen, b"nobody's: "))
+                assert line in b"".join(seen).decode()
             else:
                 assert (line in asker.log()) == bool(options)
+
+
+@pytest.mark.usefixtures("far")
+def test_the_log_of_who_may_ask_conntrack(gateway: Gateway) -> None:
+    """An identd that has CAP_NET_ADMIN, and nothing else of root, names the host behind in the log, as root sees it."""
+    words = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    words += ["--inh-caps=+net_admin", "--ambient-caps=+net_admin", *COMMAND, "--debug", "--nosyslog"]
+    with gateway.translating(MASQUERADE), calling(gateway), contextlib.ExitStack() as stack:
+        with inside(gateway.gate):
+            listener = stack.enter_context(socket.create_server((gateway.OUTER, 0)))
+        with inside(gateway.there):
+            address = listener.getsockname()
+            caller = stack.enter_context(socket.create_connection(address, PATIENCE, (gateway.THERE, 0)))
+        with inside(gateway.gate), listener.accept()[0] as accepted:
+            process = stack.enter_context(ending(start(words, accepted)))
+        caller.sendall(f"{SEEN},{FAR}\r\n".encode())
+        assert everything(caller) == f"{SEEN},{FAR}:ERROR:NO-USER\r\n".encode()
+        assert process.stderr is not None
+        assert f"the host behind, {gateway.HERE}" in process.stderr.read().decode()
+
+
+def _reads(pipe: IO[bytes], seen: list[bytes], text: bytes) -> bool:
+    """Read what is there, and return whether a text has come."""
+    seen.append(pipe.read() or b"")
+    return text in b"".join(seen)
 
 
 def test_by_hand() -> None:

@@ -20,7 +20,7 @@ NEWEST = ("pyroute2", "psutil")
 UNIT_TESTS = [
     "test_protocol.py", "test_connection.py", "test_errors.py", "test_users_names.py", "test_users_database.py",
     "test_words.py", "test_grammar.py", "test_policy.py", "test_codec.py", "test_sock_diag.py", "test_devices.py",
-    "test_dumps.py", "test_processes.py", "test_workers.py",
+    "test_dumps.py", "test_conntrack.py", "test_processes.py", "test_workers.py",
 ]  # fmt: skip
 
 
@@ -63,7 +63,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, tuple[str,
     keys = combinations()
     folders = [tmp_path_factory.mktemp("venv") for _ in keys]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return dict(zip(keys, pool.map(lambda key, folder: run(*key, folder), keys, folders)))
+        pending = [pool.submit(run, *key, folder) for key, folder in zip(keys, folders)]
+        return {key: each.result() for key, each in zip(keys, pending)}
 
 
 def run(interpreter: str, packages: tuple[str, str], folder: Path) -> Run:
