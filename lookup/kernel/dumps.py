@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 
-from ..connection import TCP_STATES, pack
+from ..connection import pack
 from ..errors import NoUser
 from .candidates import held_by_a_process
 from .sock_diag import SockDiag
@@ -15,11 +15,9 @@ from .sock_diag import SockDiag
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
     from ..connection import Address, Owner
-
-_LISTEN = TCP_STATES.index("LISTEN")
+    from .sock_diag import Found
 
 
 def find_by_ports(server: Address, client: Address) -> Owner:
@@ -27,14 +25,9 @@ def find_by_ports(server: Address, client: Address) -> Owner:
     held = []
     with SockDiag() as diag:
         local, remote = (pack(host)[0] if host else None for host in (server[0], client[0]))
-        for message in _messages(diag, server[1], client[1]):
-            owner = diag.owner(message)  # shortens the message's addresses, which are compared below
-            if (
-                message["idiag_state"] != _LISTEN
-                and local in (None, message["idiag_src"])
-                and remote in (None, message["idiag_dst"])
-            ):
-                held.append(owner)
+        for each in _sockets(diag, server[1], client[1]):
+            if each.state != "LISTEN" and local in (None, each.ends[0]) and remote in (None, each.ends[2]):
+                held.append(each.owner())
         if not held:
             raise NoUser("no such connection")
         found = held_by_a_process(held, f"{server[1]},{client[1]}")
@@ -45,14 +38,10 @@ def find_by_ports(server: Address, client: Address) -> Owner:
 def held_by(uid: int) -> list[Owner]:
     """Return every connection that a user holds."""
     with SockDiag() as diag:
-        return [
-            diag.owner(message)
-            for message in _messages(diag)
-            if message["idiag_uid"] == uid and message["idiag_inode"] and message["idiag_dport"]
-        ]
+        return [each.owner() for each in _sockets(diag) if each.uid == uid and each.inode and each.ends[3]]
 
 
-def _messages(diag: SockDiag, local_port: int = 0, remote_port: int = 0) -> Iterator[Any]:
-    """Yield the inet_diag_msg of each TCP socket that has these ports; 0: any."""
+def _sockets(diag: SockDiag, local_port: int = 0, remote_port: int = 0) -> Iterator[Found]:
+    """Yield each TCP socket that has these ports; 0: any."""
     for family in (socket.AF_INET, socket.AF_INET6):
         yield from diag.dump(family, local_port, remote_port)
