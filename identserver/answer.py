@@ -88,7 +88,8 @@ class AnsweringServer(IdentServer):
         owner = getattr(result, "owner", None)
         if owner:
             self._describe(result.login, owner.uid, result.decision, owner.source)
-            self._log.write(Log.DEBUG, f"found {owner!r}")
+            if self._log.wants(Log.DEBUG):
+                self._log.write(Log.DEBUG, f"found {owner!r}")
         system, user = result
         system = self._options.other or system
         if self._options.charset:
@@ -116,15 +117,15 @@ class AnsweringServer(IdentServer):
     def _describe(self, login: str, uid: int, decision: Decision | None, source: str = "") -> None:
         """Keep for the log who the owner is, and which rule decided. Log what is wrong with their files."""
         who = f"{login}, uid {uid}" if login else f"uid {uid}"
-        rules = []
+        self._about = f"uid {uid}: "
+        self._note = f" ({who}, {source})" if source else f" ({who})"
         if decision is not None:
             for logged, text in decision.files:
                 self._log.write(Log.ERROR if logged else Log.DEBUG, text)
             if decision.impersonated:
                 self._log.write(Log.INFO, f"{who} tried to pass for {decision.impersonated}")
-            rules = [f"rule {decision.rule}", decision.statement_at]
-        self._about = f"uid {uid}: "
-        self._note = f" ({', '.join(filter(None, (who, source, *rules)))})"
+            rules = f"rule {decision.rule}", decision.statement_at
+            self._note = f" ({', '.join(filter(None, (who, source, *rules)))})"
 
     def lookup_failed(self, error: BaseException) -> None:
         import traceback  # 9 ms, and only after a failure

@@ -46,6 +46,10 @@ class Log:
         self.remind: Callable[[], object] = bool
         self._lost = 0
 
+    def wants(self, severity: int) -> bool:
+        """Return whether messages of this severity are logged."""
+        return severity <= self._least
+
     def write(self, severity: int, message: str) -> None:
         """Log one message; control characters, line ends and non-ASCII ones in it are escaped."""
         if severity > self._least:
@@ -72,6 +76,14 @@ class Log:
             line = line[os.write(2, line[: select.PIPE_BUF]) :]
 
     def _send(self, datagram: bytes) -> None:
+        if self._socket is not None and not self._unsent:
+            try:
+                self._socket.sendto(datagram, _PATH)
+                return
+            except BlockingIOError:  # the queue is full
+                pass
+            except OSError:  # see send_again
+                return
         if len(self._unsent) < MAX_UNSENT:
             self._unsent.append(datagram)
         else:

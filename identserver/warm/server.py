@@ -14,6 +14,7 @@ from . import reloading
 from .accepting import Acceptor, connection_limit
 from .connections import Connections
 from .deadlines import Deadlines
+from .ready import Ready
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
@@ -109,8 +110,11 @@ class Server:
         self._lookups, self._system_file = lookups, system_file
         self._deadlines = Deadlines(options.timeout)
         new_protocol = functools.partial(AnsweringServer, options, log, lookups.look_up)
-        self._connections = Connections(new_protocol, self._deadlines, loop, log)
-        self._acceptor = Acceptor(listeners, limit, self._connections, self._deadlines, loop, complain, self.stop)
+        self._ready = Ready(loop)
+        self._connections = Connections(new_protocol, self._deadlines, loop, self._ready, log)
+        self._acceptor = Acceptor(
+            listeners, limit, self._connections, self._deadlines, loop, self._ready, complain, self.stop
+        )
         #: Whatever begins between two looks at the deadlines has its own at least so many seconds later.
         self._shortest = min(filter(None, (options.timeout, idle, LINGER_SECONDS)))
         self._stopping = self._reminded = False
@@ -133,6 +137,7 @@ class Server:
             self._acceptor.give_back()
             self._connections.abort()
             self._lookups.close()
+            self._ready.close()
             self._loop.close()
 
     def stop(self) -> None:

@@ -28,7 +28,7 @@ _classes: tuple[Any, Any] | None = None
 def messages() -> tuple[Any, Any]:
     """Return the message classes inet_diag_req_v2 and inet_diag_msg (linux/inet_diag.h).
 
-    The latter has four fields, `STATE` to `NUMBERS`, each a tuple.
+    The latter has four fields, `STATE` to `NUMBERS`, each a tuple, and is decoded from where its header ends.
 
     They are declared here on pyroute2's nlmsg rather than taken from pyroute2.netlink.diag, which
     imports asyncio, ssl and multiprocessing: 45 ms that every connection would pay.
@@ -49,9 +49,8 @@ def messages() -> tuple[Any, Any]:
             ("idiag_if", "I"),
             ("idiag_cookie", "Q"),
         )
-        # As few fields as byte order and alignment allow, each of several numbers: the codec takes 1 us for a field.
-        # What else is in the header is the same for all messages of a datagram, and was looked at before.
-        message_header = (("length", "I"), ("the rest", "12s"))
+        # As few fields as byte order and alignment allow, each of several numbers, and no header, which was looked at
+        # before: the codec takes 0.5 us for a field.
         message_fields = (
             (STATE, "4B"),  # idiag_family, idiag_state, idiag_timer, idiag_retrans
             (PORTS, ">2H"),  # idiag_sport, idiag_dport
@@ -60,7 +59,7 @@ def messages() -> tuple[Any, Any]:
         )
         _classes = (
             type("inet_diag_req_v2", (nlmsg,), {"fields": request_fields}),
-            type("inet_diag_msg", (nlmsg,), {"header": message_header, "fields": message_fields}),
+            type("inet_diag_msg", (nlmsg,), {"header": None, "fields": message_fields}),
         )
     return _classes
 

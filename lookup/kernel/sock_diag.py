@@ -11,8 +11,9 @@ import errno
 import os
 import struct
 import time
+from _socket import inet_ntop
 
-from ..connection import MAPPED, TCP_STATES, Owner, pack, unpack
+from ..connection import MAPPED, TCP_STATES, Owner, pack
 from ..errors import IdentError, NoUser
 from . import codec
 from .arrival import cookie_of
@@ -61,8 +62,7 @@ _IDIAG_IF = _IDIAG_SPORT + _SOCKET_ID.size
 _NUMBER = struct.Struct("=I")  # both of them
 #: Octets of a header and a struct inet_diag_msg; of a header and what an error or the end of a dump has at least.
 _SHORTEST_MESSAGE, _SHORTEST_ERROR = _HEADER.size + 72, _HEADER.size + _ERROR.size
-_AF_INET = int(socket.AF_INET)
-_FAMILIES = (_AF_INET, int(socket.AF_INET6))
+_AF_INET, _AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 
 #: The inode of the first user namespace, where every uid is what it is (PROC_USER_INIT_INO, linux/proc_ns.h).
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD
@@ -113,7 +113,8 @@ class Found:
     def owner(self) -> Owner:
         """Return who holds it."""
         local, local_port, remote, remote_port = self.ends
-        server, client = (unpack(local), local_port), (unpack(remote), remote_port)
+        family = _AF_INET if len(local) == 4 else _AF_INET6
+        server, client = (inet_ntop(family, local), local_port), (inet_ntop(family, remote), remote_port)
         return Owner(self.uid, self.inode, self.state, server, client, "sock_diag", self.device)
 
 
@@ -385,16 +386,15 @@ class SockDiag:
         :param ignore: an errno that means an empty answer.
         :raises IdentError: the kernel answered with another errno, or not at all.
         """
-        sender, sequence = -1, 0
         # 0 is the kernel; other processes may write to a netlink socket too. Another sequence number: the
         # late answer to a request that failed.
-        while sender != 0 or sequence != self._sequence:
+        data, sender = b"", -1
+        while sender != 0 or len(data) < _HEADER.size or _HEADER.unpack_from(data)[3] != self._sequence:
             try:
                 data, (sender, _) = self._socket.recvfrom(_LARGEST_DATAGRAM)
             except OSError as error:
                 # ENOBUFS: answers overran the receive buffer. EAGAIN: the kernel stayed silent.
                 raise IdentError(f"sock_diag answer: {error}") from error
-            sequence = _HEADER.unpack_from(data)[3] if len(data) >= _HEADER.size else -1
         found = []
         offset = 0
         while offset < len(data):
@@ -420,9 +420,9 @@ class SockDiag:
 
     def _decode(self, data: bytes) -> Found:
         family, state = data[_HEADER.size], data[_HEADER.size + 1]
-        if family not in _FAMILIES or not 1 <= state < len(TCP_STATES):
+        if family not in (_AF_INET, _AF_INET6) or not 1 <= state < len(TCP_STATES):
             raise _Nonsense(f"address family {family}, TCP state {state}")
-        message = self._message(data)
+        message = self._message(data, _HEADER.size)
         try:
             message.decode()
         except Exception as error:
