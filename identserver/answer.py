@@ -128,14 +128,19 @@ class AnsweringServer(IdentServer):
             self._note = f" ({', '.join(filter(None, (who, source, *rules)))})"
 
     def lookup_failed(self, error: BaseException) -> None:
-        import traceback  # 9 ms, and only after a failure
-
-        self._log.write(Log.ERROR, "".join(traceback.format_exception(type(error), error, error.__traceback__)))
+        log_failure(self._log, error)
 
     def sendLine(self, line: bytes) -> None:
         super().sendLine(line)
         self.answered = True
         self._log.write(self._severity, f"{self._about}{self.peer} was told {line.decode('latin-1')}{self._note}")
+
+
+def log_failure(log: Log, error: BaseException) -> None:
+    """Log an exception that nobody expected, with its traceback."""
+    import traceback  # 9 ms, and only after a failure
+
+    log.write(Log.ERROR, "".join(traceback.format_exception(type(error), error, error.__traceback__)))
 
 
 class Lookups:

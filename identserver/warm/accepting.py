@@ -12,14 +12,13 @@ from .workers import MAX_THREADS
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
-    import asyncio
     import socket
     from collections.abc import Callable, Sequence
     from typing import Any
 
     from .connections import Connections
     from .deadlines import Deadlines
-    from .ready import Ready
+    from .loop import Loop
 
 #: Connections accepted before those that are open get their turn again.
 ACCEPT_BATCH = 64
@@ -45,15 +44,14 @@ class Acceptor:
 
     def __init__(
         self, listeners: Sequence[socket.socket], limit: int, connections: Connections, deadlines: Deadlines,
-        loop: asyncio.AbstractEventLoop, ready: Ready, complain: Callable[[str], object],
-        when_none: Callable[[], object],
+        loop: Loop, complain: Callable[[str], object], when_none: Callable[[], object],
     ) -> None:  # fmt: skip
         """:param limit: how many connections may be open. :param complain: called with what ends connections.
 
         :param when_none: called when no socket listens any more.
         """
         self._listeners, self._connections, self._deadlines = list(listeners), connections, deadlines
-        self._loop, self._ready, self._complain, self._when_none = loop, ready, complain, when_none
+        self._loop, self._complain, self._when_none = loop, complain, when_none
         self._limit = self._most = limit
         self._were_blocking: dict[socket.socket, bool] = {}
         self._accepting = self._stopped = False
@@ -80,12 +78,12 @@ class Acceptor:
         if not self._accepting and not self._stopped:
             self._accepting = True
             for listener in self._listeners:
-                self._ready.when_readable(listener, functools.partial(self._accept, listener))
+                self._loop.when_readable(listener, functools.partial(self._accept, listener))
 
     def _accept_no_more(self) -> None:
         self._accepting = False
         for listener in self._listeners:
-            self._ready.leave(listener)
+            self._loop.leave(listener)
 
     def _accept(self, listener: socket.socket) -> None:
         """Accept what waits in a listener's queue, or as much of it as there is room for."""
@@ -121,7 +119,7 @@ class Acceptor:
     def _give_up(self, listener: socket.socket, error: OSError) -> None:
         """Accept no more from a socket that listens no more: it would be ready, and fail, for ever."""
         self._complain(f"a socket is given up, for it listens no more: {error.strerror}")
-        self._ready.leave(listener)
+        self._loop.leave(listener)
         self._listeners.remove(listener)
         if not self._listeners:
             self._when_none()

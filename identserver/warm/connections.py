@@ -11,14 +11,13 @@ from ..inherited import Ends, endpoint
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
     import _socket as socket
-    import asyncio
     from collections.abc import Callable
     from typing import Any
 
     from ..answer import AnsweringServer
     from ..log import Log
     from .deadlines import Deadlines
-    from .ready import Ready
+    from .loop import Loop
 
 #: Octets taken from one client at a time. Pipelined queries that can be answered at once are answered in one go,
 #: while every other client waits: some 20 of them.
@@ -34,13 +33,13 @@ class Connection(Ends):
     """A client of the warm process: the transport that its protocol writes to."""
 
     __slots__ = (
-        "_deadlines", "_log", "_loop", "_lost", "_on_end", "_protocol", "_ready", "_settling", "_socket", "_unsent",
-        "_watched", "disconnecting",
+        "_deadlines", "_log", "_loop", "_lost", "_on_end", "_protocol", "_settling", "_socket", "_unsent", "_watched",
+        "disconnecting",
     )  # fmt: skip
 
     def __init__(
         self, connected: socket.socket, address: Any, protocol: AnsweringServer, deadlines: Deadlines,
-        loop: asyncio.AbstractEventLoop, ready: Ready, log: Log, on_end: Callable[[Connection], object],
+        loop: Loop, log: Log, on_end: Callable[[Connection], object],
     ) -> None:  # fmt: skip
         """:param address: the client's, as accept() gives it. :param on_end: called once, when the socket is closed.
 
@@ -49,10 +48,10 @@ class Connection(Ends):
         connected.setblocking(False)
         self._socket = connected
         super().__init__(endpoint(connected.getsockname()), endpoint(address))
-        self._deadlines, self._loop, self._ready, self._log, self._on_end = deadlines, loop, ready, log, on_end
+        self._deadlines, self._loop, self._log, self._on_end = deadlines, loop, log, on_end
         self._unsent = b""
         self.disconnecting = self._lost = False
-        #: Whether `_ready` has it.
+        #: Whether the loop watches it.
         self._watched = False
         #: Whether `_settle` will be called in any case, or no more.
         self._settling = True
@@ -123,7 +122,7 @@ class Connection(Ends):
             self._leave()
             self._deadlines.wait_for_query(self)
             self._watched = True
-            self._ready.when_writable(self._socket, self._writable)
+            self._loop.when_writable(self._socket, self._writable)
         elif self.disconnecting:
             self._finish()
         elif self._protocol.busy:
@@ -133,12 +132,12 @@ class Connection(Ends):
             self._deadlines.wait_for_query(self)
             if not self._watched:
                 self._watched = True
-                self._ready.when_readable(self._socket, self.readable)
+                self._loop.when_readable(self._socket, self.readable)
 
     def _leave(self) -> None:
         if self._watched:
             self._watched = False
-            self._ready.leave(self._socket)
+            self._loop.leave(self._socket)
 
     def _writable(self) -> None:
         self._leave()
@@ -155,7 +154,7 @@ class Connection(Ends):
                 self._socket.shutdown(_SHUT_WR)
                 self._deadlines.wait_for_end(self)
                 self._watched = True
-                self._ready.when_readable(self._socket, self._drain)
+                self._loop.when_readable(self._socket, self._drain)
                 return
         except OSError:  # EAGAIN: nothing more came. ENOTCONN, ECONNRESET: the client has gone.
             pass
@@ -192,7 +191,7 @@ class Connection(Ends):
         self._settling = True  # nothing more has to be settled
         self._deadlines.forget(self)
         self._leave()
-        try:
+        try:  # noqa: SIM105 - which takes 1 us
             self._socket.close()
         except OSError:
             # EIO, EINTR and the like: the descriptor is given back all the same (close(2)).
@@ -203,13 +202,10 @@ class Connection(Ends):
 class Connections:
     """The connections that are open."""
 
-    def __init__(
-        self, new_protocol: Callable[[], AnsweringServer], deadlines: Deadlines, loop: asyncio.AbstractEventLoop,
-        ready: Ready, log: Log,
-    ) -> None:  # fmt: skip
+    def __init__(self, new_protocol: Callable[[], AnsweringServer], deadlines: Deadlines, loop: Loop, log: Log) -> None:
         """:param new_protocol: called for each connection."""
         self._new_protocol = new_protocol
-        self._given = deadlines, loop, ready, log, self._ended
+        self._given = deadlines, loop, log, self._ended
         self._open: set[Connection] = set()
         self._none_since = time.monotonic()
         self._when_none: Callable[[], object] | None = None

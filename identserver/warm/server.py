@@ -6,7 +6,7 @@ import functools
 import os
 import time
 
-from ..answer import LINGER_SECONDS, AnsweringServer
+from ..answer import LINGER_SECONDS, AnsweringServer, log_failure
 from ..inherited import listener_name
 from ..log import SEND_AGAIN_SECONDS, Log
 from ..privileges import drop_privileges
@@ -14,16 +14,15 @@ from . import reloading
 from .accepting import Acceptor, connection_limit
 from .connections import Connections
 from .deadlines import Deadlines
-from .ready import Ready
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
-    import asyncio
     import socket
     from collections.abc import Callable
 
     from ..options import Options
     from .lookups import Lookups
+    from .loop import Loop
 
 #: Seconds without a connection after which the warm process gives the socket back to inetd or systemd.
 IDLE_SECONDS = 600.0
@@ -46,16 +45,15 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     system = reloading.read(options)
     drop_privileges(options.user, options.group)
     # Not before: where Python, or its packages, are closed to the user that we became, this fails and is reported.
-    import asyncio
-
     from lookup.users.sub_ids import SubIds
 
     from .lookups import Lookups
+    from .loop import Loop
     from .readers import Readers
 
-    loop = asyncio.new_event_loop()
     if background:
         log = _go_to_the_background(options)
+    loop = Loop(lambda error: log_failure(log, error))
     idle = options.idle
     if idle is None:
         idle = 0.0 if options.foreground or background else IDLE_SECONDS
@@ -92,14 +90,13 @@ class Complaints:
 
 
 class Server:
-    """The event loop of the warm process, its signals, and how long it goes on.
+    """The warm process: its parts, its signals, and how long it goes on.
 
-    The loop is asyncio's; its streams are not used, because they take three times as long as the whole rest of a
-    query. Whatever may block happens in threads, each query's share of it within LOOKUP_SECONDS.
+    Whatever may block happens in threads, each query's share of it within LOOKUP_SECONDS.
     """
 
     def __init__(
-        self, listeners: list[socket.socket], options: Options, log: Log, idle: float, loop: asyncio.AbstractEventLoop,
+        self, listeners: list[socket.socket], options: Options, log: Log, idle: float, loop: Loop,
         lookups: Lookups, system_file: reloading.SystemFile, complain: Callable[[str], object], limit: int,
     ) -> None:  # fmt: skip
         """:param idle: seconds without a connection after which to end; 0: never.
@@ -110,11 +107,8 @@ class Server:
         self._lookups, self._system_file = lookups, system_file
         self._deadlines = Deadlines(options.timeout)
         new_protocol = functools.partial(AnsweringServer, options, log, lookups.look_up)
-        self._ready = Ready(loop)
-        self._connections = Connections(new_protocol, self._deadlines, loop, self._ready, log)
-        self._acceptor = Acceptor(
-            listeners, limit, self._connections, self._deadlines, loop, self._ready, complain, self.stop
-        )
+        self._connections = Connections(new_protocol, self._deadlines, loop, log)
+        self._acceptor = Acceptor(listeners, limit, self._connections, self._deadlines, loop, complain, self.stop)
         #: Whatever begins between two looks at the deadlines has its own at least so many seconds later.
         self._shortest = min(filter(None, (options.timeout, idle, LINGER_SECONDS)))
         self._stopping = self._reminded = False
@@ -125,19 +119,18 @@ class Server:
 
         self._acceptor.start()
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self.stop)
-        self._loop.add_signal_handler(signal.SIGHUP, self._system_file.read_again)
+            self._loop.on_signal(number, self.stop)
+        self._loop.on_signal(signal.SIGHUP, self._system_file.read_again)
         self._tick()
         self._log.remind = self._send_log_later
         self._log.write(Log.INFO, f"serving {', '.join(map(listener_name, self._listeners))}")
         try:
-            self._loop.run_forever()
+            self._loop.run()
         finally:
             self._log.finish()
             self._acceptor.give_back()
             self._connections.abort()
             self._lookups.close()
-            self._ready.close()
             self._loop.close()
 
     def stop(self) -> None:
