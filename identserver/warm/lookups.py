@@ -87,7 +87,7 @@ class Lookups:
         :param readers: who reads users' files. :param sub_ids: says whose a uid is.
         """
         self._loop = loop
-        self._system = system
+        self.use(system)
         self._sub_ids = sub_ids
         self._workers = Workers(loop, complain, sub_ids.holder)
         self._shares = Shares(limit, complain)
@@ -99,7 +99,8 @@ class Lookups:
 
     def use(self, system: System | Unknown | None) -> None:
         """Have another system file count for every query from here on."""
-        self._system = system
+        # Where it allows nothing, the owners' files need no look.
+        self._system = system if system is None or isinstance(system, Unknown) or system.matters else None
 
     @property
     def any_busy(self) -> bool:

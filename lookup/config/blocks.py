@@ -260,6 +260,11 @@ class System:
         self.notices: list[Notice] = []
         self.missing: list[Notice] = []
 
+    @property
+    def matters(self) -> bool:
+        """Whether it can change a reply: it forces something, allows something, or has a block for a user."""
+        return bool(self.sections) or any(one.capabilities or one.force for one in self.default or ())
+
     def assign(self, uids: Uids) -> list[tuple[Section, Section]]:
         """Give each block to the user who has its name now; return the pairs that are one user's.
 
