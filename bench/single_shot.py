@@ -10,6 +10,7 @@ turns, in changing order. What counts is the ratios.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import socket
 import statistics
@@ -155,6 +156,12 @@ def peak_memory(python: Path, handler: Handler) -> int:
         return int(launcher.stderr.split()[-1])
 
 
+def _become_nobody() -> None:
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
 def to_exit(handler: Handler) -> float:
     """Start a handler as xinetd does, but wait for its end; return the milliseconds that it took."""
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as asker:
@@ -162,8 +169,8 @@ def to_exit(handler: Handler) -> float:
         asker.sendall(handler.question.query)
         began = time.perf_counter()
         subprocess.run(
-            handler.command, stdin=accepted, stdout=accepted, stderr=accepted, env=NOTHING, check=True,
-            user=NOBODY, group=NOBODY, extra_groups=[],
+            handler.command, stdin=accepted.fileno(), stdout=accepted.fileno(), stderr=accepted.fileno(), env=NOTHING, check=True,
+            preexec_fn=_become_nobody,
         )  # fmt: skip
         return (time.perf_counter() - began) * 1e3
 

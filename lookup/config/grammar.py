@@ -22,8 +22,6 @@ STRING is a word or a quoted string, but not a keyword; keywords have no quotes,
 
 from __future__ import annotations
 
-import re
-
 from ..errors import ConfigError, Unknown
 from ..users import database
 from ..users.names import LAST_UID
@@ -48,10 +46,10 @@ MAX_FORCED_REPLIES = 255
 _SPOOF, _SPOOF_MORE = CAPABILITIES[b"spoof"], CAPABILITIES[b"spoof_all"] | CAPABILITIES[b"spoof_privport"]
 
 # uid = [ 1*blank ] [ "+" / "-" ] 1*DIGIT     ; strtol(3)'s, as oidentd reads it
-_UID = rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})"
+UID = rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})"
 
 #: What is meant as a number, and nothing: no login name (useradd(8)), whether or not a uid can be that.
-_ANY_NUMBER = rb"|[ \t\n\v\f\r]*[+-]?[0-9]+"
+ANY_NUMBER = rb"|[ \t\n\v\f\r]*[+-]?[0-9]+"
 
 
 def parse_system(
@@ -176,8 +174,8 @@ class _SystemFile(Parser):
         self.at += 1
         at = self.at
         name = self.string("a login name or a uid").partition(b"\0")[0]
-        number = _number(name)
-        if number < 0 and re.fullmatch(_ANY_NUMBER, name):
+        number = number_of(name)
+        if number < 0 and is_any_number(name):
             self.words.fail(at, f"a login name or a uid expected, not {shown(self.tokens[at])}")
         self.system.sections.append(Section(name, number, self.user_ranges(at + 1), self.words, at))
 
@@ -277,8 +275,20 @@ class _SystemFile(Parser):
         return bit, self.statement(kind, at, MAX_FORCED_REPLIES)
 
 
-def _number(text: bytes) -> int:
-    """Return the uid that a decimal number is, or -1."""
-    match = re.fullmatch(_UID, text)
-    uid = int(match[1] + match[2]) if match else -1
+def number_of(text: bytes) -> int:
+    """Return the uid that a decimal number is, a `UID`, or -1."""
+    sign, digits = _signed(text)
+    digits = digits.lstrip(b"0") or digits[:1]
+    uid = int(sign + digits) if digits.isdigit() and len(digits) <= 10 else -1
     return uid if uid <= LAST_UID else -1
+
+
+def is_any_number(text: bytes) -> bool:
+    """Return whether a text is `ANY_NUMBER`."""
+    return not text or _signed(text)[1].isdigit()
+
+
+def _signed(text: bytes) -> tuple[bytes, bytes]:
+    """Return the sign of a number, if it has one, and the rest."""
+    text = text.lstrip(b" \t\n\v\f\r")
+    return (text[:1], text[1:]) if text[:1] in (b"+", b"-") else (b"", text)
