@@ -169,8 +169,8 @@ def to_exit(handler: Handler) -> float:
         asker.sendall(handler.question.query)
         began = time.perf_counter()
         subprocess.run(
-            handler.command, stdin=accepted.fileno(), stdout=accepted.fileno(), stderr=accepted.fileno(), env=NOTHING, check=True,
-            preexec_fn=_become_nobody,
+            handler.command, stdin=accepted.fileno(), stdout=accepted.fileno(), stderr=accepted.fileno(),
+            env=NOTHING, check=True, preexec_fn=_become_nobody,
         )  # fmt: skip
         return (time.perf_counter() - began) * 1e3
 

@@ -174,9 +174,11 @@ class _SystemFile(Parser):
         self.at += 1
         at = self.at
         name = self.string("a login name or a uid").partition(b"\0")[0]
-        number = number_of(name)
-        if number < 0 and is_any_number(name):
-            self.words.fail(at, f"a login name or a uid expected, not {shown(self.tokens[at])}")
+        number = -1
+        if not name[:1].isalpha():  # as of thousands of blocks most are for names
+            number = number_of(name)
+            if number < 0 and is_any_number(name):
+                self.words.fail(at, f"a login name or a uid expected, not {shown(self.tokens[at])}")
         self.system.sections.append(Section(name, number, self.user_ranges(at + 1), self.words, at))
 
     def user_ranges(self, begin: int) -> list[Range]:
