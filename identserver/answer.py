@@ -7,7 +7,7 @@ import os
 from lookup.errors import IdentError, NoUser, Unknown
 
 from .inherited import Endpoint, Ends
-from .log import Log, NoLog
+from .log import Log, NoLog, octets
 from .protocol import Failure, IdentServer
 
 TYPE_CHECKING = False  # see options.py
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .options import Options
 
     Result = TypeVar("Result")
+    #: Finds out, for two ends that are nobody's, why that is so, and calls what it is given with a text.
+    Why = Callable[[Address, Address, Callable[[str], object]], object]
 
 #: Seconds for one lookup. Clients hold their user's login until the reply comes, and some give up after five.
 LOOKUP_SECONDS = 4.0
@@ -37,14 +39,25 @@ LINGER_SECONDS = 1.0
 #: Octets of an invalid query that the log shows.
 _SHOWN = 80
 
+#: Of how many queries on one connection it is found out why they are about nobody's connection, with --debug.
+_EXPLAINED = 8
+
 
 class AnsweringServer(IdentServer):
     """The server that identd is: asks `lookup`, applies the options, logs what it replied."""
 
-    def __init__(self, options: Options, log: Log, look_up: Callable[..., Any]) -> None:
+    #: For the journal: the owner's login name and uid, and the blocks that decided.
+    _fields: tuple[tuple[str, str], ...] = ()
+    #: The ends of connections that are nobody's, for whoever debugs.
+    _unexplained: tuple[tuple[Address, Address], ...] = ()
+
+    def __init__(
+        self, options: Options, log: Log, look_up: Callable[..., Any], why_nobody: Why | None = None
+    ) -> None:
         """:param look_up: returns the owner's `Answer`, or what `IdentServer.lookup` may return in place of it.
 
         It is given the two addresses, and the transport's `Arrival`: how the query came in.
+        :param why_nobody: finds out, with --debug, why a connection is nobody's; None: `say_why_nobody` does.
         """
         self.multi_query = options.multi_query
         self._options = options
@@ -53,6 +66,7 @@ class AnsweringServer(IdentServer):
         #: The beginning and the end of the line in the log, and what that line is worth. The owner's uid comes first:
         #: what is sent may be of the owner's choice, look like the rest of such a line, or be cut off with it.
         self._about, self._note, self._severity = "", "", Log.INFO
+        self._why_nobody = why_nobody
         #: Whether a query was answered.
         self.answered = False
 
@@ -62,11 +76,15 @@ class AnsweringServer(IdentServer):
     def lookup(self, serverAddress: Address, clientAddress: Address) -> Any:
         if self._options.reply_all is not None:
             return "UNIX", self._options.reply_all
+        if self._options.debug:
+            self._ends = serverAddress, clientAddress
         try:
             return self._look_up(serverAddress, clientAddress, self.transport.arrival)
         except ImportError as error:
             # Python, or a package of ours, is closed to us, or not whole.
-            raise IdentError(f"can't be imported: {error}") from None
+            from .closed import why
+
+            raise IdentError(f"can't be imported: {why(error)}") from None
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.refuse(f"a line that has not ended after {self.MAX_LENGTH} octets", line)
@@ -74,6 +92,8 @@ class AnsweringServer(IdentServer):
     def lineReceived(self, line: bytes) -> None:
         self._line = line
         self._about, self._note, self._severity = "", "", Log.INFO
+        if self._log.takes_fields:
+            self._fields = ()
         super().lineReceived(line)
 
     def invalidQuery(self) -> None:
@@ -81,7 +101,7 @@ class AnsweringServer(IdentServer):
 
     def refuse(self, what: str, line: bytes) -> None:
         """End the connection because of a line that is no query."""
-        self._log.write(Log.INFO, f"{self.peer} sent {what}: {ascii(line[:_SHOWN])[2:-1]}")
+        self._log.write(Log.INFO, f"{self.peer} sent {what}: {octets(line[:_SHOWN])}")
         super().invalidQuery()
 
     def _cbLookup(self, result: Any, sport: int, cport: int) -> None:
@@ -107,6 +127,9 @@ class AnsweringServer(IdentServer):
             self._describe(decision.login, error.uid, decision)
         elif isinstance(uid := getattr(error, "uid", None), int) and uid >= 0:
             self._about = f"uid {uid}: "
+            self._fields = (("IDENT_UID", f"{uid}"),)
+        if self._options.debug and isinstance(error, NoUser):
+            self._ask_why_nobody(*self._ends)
         if self._options.reply is not None and isinstance(error, NoUser):
             self._cbLookup(("UNIX", self._options.reply), int(sport), int(cport))
         else:
@@ -124,8 +147,15 @@ class AnsweringServer(IdentServer):
                 self._log.write(Log.ERROR if logged else Log.DEBUG, text)
             if decision.impersonated:
                 self._log.write(Log.INFO, f"{who} tried to pass for {decision.impersonated}")
-            rules = f"rule {decision.rule}", decision.statement_at
+            if decision.forwarded:
+                self._log.write(Log.INFO, f"uid {uid}: {decision.forwarded}")
+            rules = f"rule {decision.rule}" if decision.has_rule else decision.rule, decision.statement_at
             self._note = f" ({', '.join(filter(None, (who, source, *rules)))})"
+        if self._log.takes_fields:
+            self._fields = ("IDENT_OWNER", login), ("IDENT_UID", f"{uid}")
+            if decision is not None:
+                at = decision.rule if decision.has_rule else "", decision.statement_at
+                self._fields += tuple(("IDENT_RULE", place) for place in at)
 
     def lookup_failed(self, error: BaseException) -> None:
         log_failure(self._log, error)
@@ -133,7 +163,41 @@ class AnsweringServer(IdentServer):
     def sendLine(self, line: bytes) -> None:
         super().sendLine(line)
         self.answered = True
-        self._log.write(self._severity, f"{self._about}{self.peer} was told {line.decode('latin-1')}{self._note}")
+        if self._log.wants(self._severity):
+            text = f"{self._about}{self.peer} was told {octets(line)}{self._note}"
+            self._log.write(self._severity, text, self._as_fields(line) if self._log.takes_fields else None)
+
+    def _as_fields(self, line: bytes) -> list[tuple[str, bytes]]:
+        """Return what the journal keeps beside the text; what is not known has no field."""
+        fields = [("IDENT_ASKER", os.fsencode(self.peer)), ("IDENT_PORTS", line.partition(b":")[0])]
+        fields += [(name, os.fsencode(value)) for name, value in self._fields if value]
+        return [*fields, ("IDENT_REPLY", line)]
+
+    def _ask_why_nobody(self, server: Address, client: Address) -> None:
+        """Have it found out why a connection is nobody's: now, by somebody else, or when the client has its reply."""
+        if self._why_nobody is not None:
+            self._why_nobody(server, client, self._telling(server, client))
+        elif len(self._unexplained) < _EXPLAINED:
+            self._unexplained += ((server, client),)
+
+    def say_why_nobody(self) -> None:
+        """Log, with --debug, why there is nobody for what was asked. May block for `LOOKUP_SECONDS` each."""
+        unexplained, self._unexplained = self._unexplained, ()
+        for server, client in unexplained:
+            tell = self._telling(server, client)
+            try:
+                from lookup.kernel import causes  # only for whoever debugs
+
+                tell(in_time(causes.as_text, server, client))
+            except ImportError as error:
+                tell(f"can't be found out: {error}")
+            except (IdentError, OSError) as error:
+                tell(f"can't be found out: {getattr(error, 'detail', error)}")
+
+    def _telling(self, server: Address, client: Address) -> Callable[[str], None]:
+        """Return what logs why a connection is nobody's."""
+        about = f"{self.peer} asked about {server[1]},{client[1]}, which is nobody's: "
+        return lambda text: self._log.write(Log.DEBUG, about + text)
 
 
 def log_failure(log: Log, error: BaseException) -> None:

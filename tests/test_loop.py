@@ -70,11 +70,11 @@ def test_what_is_called_soon_lets_others_have_their_turn(loop: Loop) -> None:
 
     with near, far:
         far.send(b"x")
-        loop.when_readable(near, read)
+        loop.when_readable(near.fileno(), read)
         loop.call_soon(again)
         loop.call_later(0.01, loop.stop)
         loop.run()
-        loop.leave(near)
+        loop.leave(near.fileno())
     assert called == ["read"]
 
 
@@ -85,17 +85,17 @@ def test_a_socket_until_it_is_left(loop: Loop) -> None:
 
     def read(number: int) -> None:
         called.append(number)
-        loop.leave(pairs[1 - number][0])
-        loop.leave(pairs[1 - number][0])
+        loop.leave(pairs[1 - number][0].fileno())
+        loop.leave(pairs[1 - number][0].fileno())
         if len(called) == 3:
             loop.stop()
 
     for number, (near, far) in enumerate(pairs):
         far.send(b"x")
-        loop.when_readable(near, lambda number=number: read(number))  # type: ignore[misc]
+        loop.when_readable(near.fileno(), lambda number=number: read(number))  # type: ignore[misc]
     loop.run()
     assert called in ([0] * 3, [1] * 3)
-    loop.leave(pairs[called[0]][0])
+    loop.leave(pairs[called[0]][0].fileno())
     for near, far in pairs:
         near.close()
         far.close()
@@ -120,10 +120,10 @@ def test_room_to_write(loop: Loop) -> None:
 
         def written() -> None:
             called.append("room")
-            loop.leave(near)
+            loop.leave(near.fileno())
             loop.stop()
 
-        loop.when_writable(near, written)
+        loop.when_writable(near.fileno(), written)
         loop.call_later(0.01, read_all)
         loop.run()
     assert called == ["read", "room"]
@@ -188,11 +188,11 @@ def test_a_call_that_fails() -> None:
     near, far = socket.socketpair()
 
     def fail() -> None:
-        loop.leave(near)
+        loop.leave(near.fileno())
         raise Failed
 
     far.send(b"x")
-    loop.when_readable(near, fail)
+    loop.when_readable(near.fileno(), fail)
     loop.call_soon(fail)
     loop.call_later(0, fail)
     loop.call_later(0.01, loop.stop)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _socket
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 

@@ -78,12 +78,12 @@ class Acceptor:
         if not self._accepting and not self._stopped:
             self._accepting = True
             for listener in self._listeners:
-                self._loop.when_readable(listener, functools.partial(self._accept, listener))
+                self._loop.when_readable(listener.fileno(), functools.partial(self._accept, listener))
 
     def _accept_no_more(self) -> None:
         self._accepting = False
         for listener in self._listeners:
-            self._loop.leave(listener)
+            self._loop.leave(listener.fileno())
 
     def _accept(self, listener: socket.socket) -> None:
         """Accept what waits in a listener's queue, or as much of it as there is room for."""
@@ -119,7 +119,7 @@ class Acceptor:
     def _give_up(self, listener: socket.socket, error: OSError) -> None:
         """Accept no more from a socket that listens no more: it would be ready, and fail, for ever."""
         self._complain(f"a socket is given up, for it listens no more: {error.strerror}")
-        self._loop.leave(listener)
+        self._loop.leave(listener.fileno())
         self._listeners.remove(listener)
         if not self._listeners:
             self._when_none()

@@ -122,7 +122,7 @@ class Connection(Ends):
             self._leave()
             self._deadlines.wait_for_query(self)
             self._watched = True
-            self._loop.when_writable(self._socket, self._writable)
+            self._loop.when_writable(self._socket.fileno(), self._writable)
         elif self.disconnecting:
             self._finish()
         elif self._protocol.busy:
@@ -132,12 +132,12 @@ class Connection(Ends):
             self._deadlines.wait_for_query(self)
             if not self._watched:
                 self._watched = True
-                self._loop.when_readable(self._socket, self.readable)
+                self._loop.when_readable(self._socket.fileno(), self.readable)
 
     def _leave(self) -> None:
         if self._watched:
             self._watched = False
-            self._loop.leave(self._socket)
+            self._loop.leave(self._socket.fileno())
 
     def _writable(self) -> None:
         self._leave()
@@ -154,7 +154,7 @@ class Connection(Ends):
                 self._socket.shutdown(_SHUT_WR)
                 self._deadlines.wait_for_end(self)
                 self._watched = True
-                self._loop.when_readable(self._socket, self._drain)
+                self._loop.when_readable(self._socket.fileno(), self._drain)
                 return
         except OSError:  # EAGAIN: nothing more came. ENOTCONN, ECONNRESET: the client has gone.
             pass

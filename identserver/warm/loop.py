@@ -18,13 +18,10 @@ from select import EPOLLIN, EPOLLOUT, epoll
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
-    import _socket
-    import socket
     from collections.abc import Callable
-    from typing import Any, Union
+    from typing import Any
 
     Call = Callable[[], object]
-    Socket = Union[_socket.socket, socket.socket]
 
 
 class Timer:
@@ -63,23 +60,26 @@ class Loop:
         self._stopping = self._closed = False
         self._signals: list[int] = []
 
-    def when_readable(self, one: Socket, call: Call) -> None:
+    def when_readable(self, fd: int, call: Call) -> None:
         """Have a function called whenever there is something to read, until `leave`."""
-        self._watch(one.fileno(), EPOLLIN, call)
+        self._watch(fd, EPOLLIN, call)
 
-    def when_writable(self, one: Socket, call: Call) -> None:
+    def when_writable(self, fd: int, call: Call) -> None:
         """The same, whenever there is room to write."""
-        self._watch(one.fileno(), EPOLLOUT, call)
+        self._watch(fd, EPOLLOUT, call)
 
     def _watch(self, fd: int, what: int, call: Call) -> None:
         self._epoll.register(fd, what)
         self._ready[fd] = call
 
-    def leave(self, one: Socket) -> None:
-        """Watch a socket no more. Before it is closed: a process that was forked meanwhile may have it, too."""
-        fd = one.fileno()
+    def leave(self, fd: int) -> None:
+        """Watch a descriptor no more. Before it is closed: a process that was forked meanwhile may have it, too."""
         if self._ready.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+            try:  # noqa: SIM105 - which takes 1 us
+                self._epoll.unregister(fd)
+            except OSError:
+                # ENOENT, EBADF: it leads elsewhere by now, or nowhere.
+                pass
 
     def call_soon(self, call: Callable[..., object], *arguments: Any) -> None:
         """Call a function after what is being done."""

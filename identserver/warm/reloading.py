@@ -6,9 +6,10 @@ import os
 import time
 
 from lookup.config import system_file
+from lookup.deadline import within
 from lookup.errors import IdentError, Unknown
 
-from ..answer import load_system_file
+from ..answer import LOOKUP_SECONDS, load_system_file
 from .workers import SYSTEM_FILE
 
 TYPE_CHECKING = False  # see deadlines.py
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..log import Log
     from ..options import Options
+    from .notify import Notify
 
     Signature = tuple[int, ...]
 
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 REST_SECONDS = 0.2
 
 #: Seconds after which the names of users in the file are looked up again, as administrators change uids (usermod); and
-#: after which a file is tried again that could not be obeyed, for a reason that may have passed.
-NAMES_SECONDS, TRY_AGAIN_SECONDS = 2.0, 5.0
+#: after which a file is tried again that could not be obeyed, for a reason that may have passed (a folder's mode, EIO).
+NAMES_SECONDS, TRY_AGAIN_SECONDS = 2.0, 2.0
 
 
 def signature(options: Options) -> Signature:
@@ -39,7 +41,8 @@ def signature(options: Options) -> Signature:
         status = os.stat(options.system_file)
     except OSError:  # ENOENT, EACCES: none to see
         return ()
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    # The third changes with the mode as well, and `cp -p` can't set it back.
+    return status.st_size, status.st_ino, status.st_ctime_ns
 
 
 def read(options: Options) -> System | Unknown | None:
@@ -47,10 +50,17 @@ def read(options: Options) -> System | Unknown | None:
 
     `Unknown`: it can't be read or is wrong. To name somebody against it would be worse than to name nobody.
     """
+    if options.reply_all is not None:
+        return None
     try:
-        return load_system_file(options, []) if options.reply_all is None else None
+        return within(LOOKUP_SECONDS, load_system_file, options, [])
+    except TimeoutError:
+        # A file system, or the name service that is asked about a user in the file. Who waits for us waits no longer.
+        return Unknown(f"{options.system_file} could not be read within {LOOKUP_SECONDS:g} s")
     except IdentError as error:
         return Unknown(error.detail)
+    except OSError as error:  # EAGAIN, ENOMEM: no thread
+        return Unknown(f"{options.system_file} could not be read: {error}")
 
 
 class SystemFile:
@@ -58,7 +68,7 @@ class SystemFile:
 
     def __init__(
         self, options: Options, seen: Signature, system: System | Unknown | None, in_thread: Callable[..., Any],
-        put_in_force: Callable[[System | None], object], log: Log,
+        put_in_force: Callable[[System | None], object], log: Log, notify: Notify,
     ) -> None:  # fmt: skip
         """:param seen: the file's signature before it was read: a change meanwhile must be noticed.
 
@@ -66,7 +76,7 @@ class SystemFile:
         :param in_thread: has a function called that may block, as `Lookups.in_thread` does.
         :param put_in_force: called with what the file allows, each time that it was read well.
         """
-        self._options, self._log = options, log
+        self._options, self._log, self._notify = options, log, notify
         self._in_thread, self._put_in_force = in_thread, put_in_force
         self._seen = seen
         #: The signature at the last look, and since when it has been that.
@@ -107,6 +117,7 @@ class SystemFile:
         self._seen = signature(self._options)
         self._readings += 1
         number = self._readings
+        self._notify.reading()
 
         def put_in_force(system: System | None) -> None:
             # Threads may overtake each other, and a later reading has the newer file.
@@ -115,8 +126,13 @@ class SystemFile:
                 self._use(system)
                 self._report(system)
                 self._log.write(self._log.INFO, "the configuration was read again")
+            self._notify.read()
 
-        self._in_thread(SYSTEM_FILE, self._load, None).addCallbacks(put_in_force, self._keep_the_old)
+        def keep_the_old(failure: Any) -> None:
+            self._keep_the_old(failure)
+            self._notify.read()
+
+        self._in_thread(SYSTEM_FILE, self._load, None).addCallbacks(put_in_force, keep_the_old)
 
     def _load(self, systems: list[System | None]) -> Iterator[System | None]:
         """Run in a thread: read the file, or look up the users in what was read."""
@@ -134,6 +150,7 @@ class SystemFile:
     def _assigned(self, old: System, system: System) -> None:
         if self._system is old:
             self._use(system)
+            self._notify.trouble(_in_short(system))
         self._again = time.monotonic() + NAMES_SECONDS
 
     def _not_assigned(self, failure: Any) -> None:
@@ -148,14 +165,28 @@ class SystemFile:
     def _report(self, system: System | Unknown | None) -> None:
         """Log what is wrong with the file that was read, or with the users and hosts in it."""
         if isinstance(system, Unknown):
-            self._log.write(self._log.ERROR, f"{system.reason}; nobody is named until that is mended")
-        elif system is not None:
-            for notice in system.missing:
-                self._log.write(self._log.ERROR, str(notice))
+            self._complain(system.reason)
+            return
+        for notice in system.missing if system is not None else ():
+            self._log.write(self._log.ERROR, str(notice))
+        self._notify.trouble(_in_short(system))
 
     def _keep_the_old(self, failure: Any) -> None:
-        reason = getattr(failure.value, "detail", failure.value)
-        if isinstance(self._system, Unknown):
-            self._log.write(self._log.ERROR, f"{reason}; nobody is named until that is mended")
-        else:
-            self._log.write(self._log.ERROR, f"{reason}; the configuration that was read before stays in force")
+        self._complain(getattr(failure.value, "detail", failure.value))
+
+    def _complain(self, reason: object) -> None:
+        """Log why the file can't be obeyed, and what holds meanwhile."""
+        unknown = isinstance(self._system, Unknown)
+        meanwhile = "nobody is named until that is mended" if unknown else (
+            "the configuration that was read before stays in force"
+        )  # fmt: skip
+        self._log.write(self._log.ERROR, f"{reason}; {meanwhile}")
+        self._notify.trouble(f"{reason}; {meanwhile}")
+
+
+def _in_short(system: System | None) -> str:
+    """Return the first of the users and hosts in the file that are unknown, and how many more there are."""
+    missing = system.missing if system is not None else ()
+    if not missing:
+        return ""
+    return f"{missing[0]}" + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else "")

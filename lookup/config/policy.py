@@ -47,16 +47,17 @@ class Decision:
     (``"OTHER"``: a uid that has no name); ``login``: their login name, or ``""``;
     ``rule`` and ``statement_at``: the blocks that decided, as ``path:line`` (``"no rule"``; ``""``: the owner's file
     was not asked for, or says nothing about the connection); ``path``: the owner's file that counts; ``files``: what
-    became of their files, as pairs of (worth a line in the log, text); ``steps``: the reasons in order, for a person;
-    ``lacking``: the capabilities that the owner's statement needs and has not; ``impersonated``: the other user's
-    name, in quotes, that the owner asked for and may not have.
+    became of their files, as pairs of (worth a line in the log, text); ``steps``: the reasons in order, for a person,
+    of which the first ``rule_steps`` are about the system file; ``lacking``: the capabilities that the owner's
+    statement needs and has not; ``impersonated``: the other user's name, in quotes, that the owner asked for and may
+    not have; ``forwarded``: why the server that was to be asked named nobody.
 
     ``unknown``: what the decision depends on and is not known; then nothing else of it counts.
     """
 
     __slots__ = (
-        "files", "impersonated", "lacking", "login", "path", "rule", "statement_at", "steps", "system", "unknown",
-        "user",
+        "files", "forwarded", "impersonated", "lacking", "login", "path", "rule", "rule_steps", "statement_at", "steps",
+        "system", "unknown", "user",
     )  # fmt: skip
 
     def __init__(self, login: str) -> None:
@@ -64,11 +65,17 @@ class Decision:
         self.user: bytes | None = None
         self.system = "UNIX"
         self.rule = _NO_RULE
-        self.statement_at = self.path = self.impersonated = ""
+        self.statement_at = self.path = self.impersonated = self.forwarded = ""
         self.files: list[tuple[bool, str]] = []
         self.steps: list[str] = []
+        self.rule_steps = 0
         self.lacking: list[str] = []
         self.unknown: Unknown | None = None
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether a block of the system file is about the connection."""
+        return self.rule != _NO_RULE
 
 
 def decide(
@@ -79,7 +86,7 @@ def decide(
     system: System | None,
     read_user_file: Callable[[], UserFile | Unknown],
     uid_of: Callable[[bytes], int | Unknown | None],
-    forward: Callable[[str, int], bytes | Unknown | None],
+    forward: Callable[[str, int], bytes | str | Unknown],
     choose: Choose = pick,
     resolve: Resolve = unresolved,
     resolve_rule: Resolve = unresolved,
@@ -94,7 +101,8 @@ def decide(
     :param system: what the system file says; None: there is none, and nobody may do anything.
     :param read_user_file: returns what the owner's file says. Called only where nothing is forced on them.
     :param uid_of: returns the uid that a login name has, or None.
-    :param forward: asks the ident server at ``(host, port)``; None: it names nobody. Called only where it is allowed.
+    :param forward: asks the ident server at ``(host, port)`` for a name, or says what it does in place of naming
+        somebody. Called only where it is allowed.
     :param choose: returns one item of a sequence at random.
     :param resolve: returns the addresses of a host name in the owner's file; :param resolve_rule: in the system file.
     :raises ValueError: a host is not an address. What the functions raise is passed on.
@@ -102,10 +110,12 @@ def decide(
     question = _Question(owner_uid, login, client[1], uid_of, forward, choose, resolve)
     if system is None:
         question.explain("there is no system file, so nobody may do anything")
+        question.decision.rule_steps = 1
         return question.send_login()
     selection = Selection((pack_end(server), pack_end(client)), question.explain)
     rules = selection.rules(system, owner_uid, resolve_rule)
     question.decision.rule = selection.rule or _NO_RULE
+    question.decision.rule_steps = len(question.decision.steps)
     if isinstance(rules, Unknown):
         return question.give_up(rules)
     cases: list[_Case] = [(rule, None) for rule in rules if rule is not None and rule.force is not None]
@@ -134,7 +144,7 @@ class _Question:
         login: bytes,
         far_port: int,
         uid_of: Callable[[bytes], int | Unknown | None],
-        forward: Callable[[str, int], bytes | Unknown | None],
+        forward: Callable[[str, int], bytes | str | Unknown],
         choose: Choose,
         resolve: Resolve,
     ) -> None:
@@ -178,6 +188,7 @@ class _Question:
         if rule is not None and rule.force is not None:
             self.decision.rule = rule.rule
             self.explain(f"it forces {rule.force} (line {rule.force.line})")
+            self.decision.rule_steps = len(self.decision.steps)
             return self.do_forced(rule.force)
         if block is None:
             self.explain("the owner's file says nothing about this connection")
@@ -196,6 +207,7 @@ class _Question:
         fork.decision.files, fork.decision.path = self.decision.files, self.decision.path
         fork.decision.rule = self.decision.rule
         fork.decision.steps += self.decision.steps
+        fork.decision.rule_steps = self.decision.rule_steps
         return fork
 
     # Each of the next returns the decision, so that nothing can follow it.
@@ -294,7 +306,7 @@ class _Question:
         """Return the name that another server gives, or None."""
         host, port = statement.arguments
         if isinstance(port, Unknown):
-            self.explain(f"where to ask is not known: {port.reason}")
+            self.not_named(f"where to ask is not known: {port.reason}")
             return None
         if isinstance(host, HostName):
             addresses = self.resolve(host, 0)
@@ -302,18 +314,23 @@ class _Question:
                 return addresses
             if isinstance(addresses, Unknown) or not addresses:
                 reason = addresses.reason if isinstance(addresses, Unknown) else f"{quoted(host)} has no address"
-                self.explain(f"where to ask is not known: {reason}")
+                self.not_named(f"where to ask is not known: {reason}")
                 return None
             host = unpack(addresses[0])
         assert isinstance(host, str) and isinstance(port, int)
         named = self.forward(host, port)
         if isinstance(named, Unknown):
             return named
-        if named is None:
-            self.explain(f"the server at {host} port {port} named nobody")
+        if isinstance(named, str):
+            self.not_named(f"the server at {host} port {port} {named}")
             return None
         self.explain(f"the server at {host} port {port} named {quoted(named)}")
         return named if self.is_sendable(named) else None
+
+    def not_named(self, reason: str) -> None:
+        """Keep why another server named nobody."""
+        self.decision.forwarded = reason
+        self.explain(reason)
 
     def is_sendable(self, name: bytes) -> bool:
         if can_be_sent(name):

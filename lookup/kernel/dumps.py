@@ -5,7 +5,9 @@ Here the kernel's whole table of TCP sockets is walked, which takes a second whe
 
 from __future__ import annotations
 
+import itertools
 import socket
+import struct
 
 from ..connection import pack
 from ..errors import NoUser
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
 
     from ..connection import Address, Owner
     from .sock_diag import Found
+
+#: How many connections `with_ports` and `with_far_end` return.
+MOST = 1000
+
+# linux/inet_diag.h: the attribute with a program that the kernel runs on each socket; one step of it: code, where to go
+# on if it is so, and if not; what it compares a far end with: family, octets in bits, port (-1: any).
+_REQ_BYTECODE, _BC_D_COND = 1, 8
+_ATTRIBUTE, _STEP, _HOST = struct.Struct("=HH"), struct.Struct("=BBH"), struct.Struct("=BBxxi")
 
 
 def find_by_ports(server: Address, client: Address) -> Owner:
@@ -35,13 +45,39 @@ def find_by_ports(server: Address, client: Address) -> Owner:
     return found
 
 
+def with_ports(local_port: int, remote_port: int) -> list[Owner]:
+    """Return the connections that have these ports, and what is left of such, whether a process holds them or not."""
+    with SockDiag() as diag:
+        return _connections(_sockets(diag, local_port, remote_port))
+
+
+def with_far_end(far: Address) -> list[Owner]:
+    """Return the connections to an address and port, and what is left of such. :raises ValueError: not an address."""
+    packed = pack(far[0])[0]
+    condition = _HOST.pack(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, len(packed) * 8, -1) + packed
+    length = _STEP.size + len(condition)
+    # Past the program's end: that is no match.
+    program = _STEP.pack(_BC_D_COND, length, length + _STEP.size) + condition
+    attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + length, _REQ_BYTECODE) + program
+    with SockDiag() as diag:
+        return _connections(_sockets(diag, 0, far[1], attribute))
+
+
+def _connections(sockets: Iterator[Found]) -> list[Owner]:
+    connected = (each for each in sockets if each.ends[3] and each.state != "LISTEN")
+    return [each.owner() for each in itertools.islice(connected, MOST)]
+
+
 def held_by(uid: int) -> list[Owner]:
     """Return every connection that a user holds."""
     with SockDiag() as diag:
         return [each.owner() for each in _sockets(diag) if each.uid == uid and each.inode and each.ends[3]]
 
 
-def _sockets(diag: SockDiag, local_port: int = 0, remote_port: int = 0) -> Iterator[Found]:
-    """Yield each TCP socket that has these ports; 0: any."""
+def _sockets(diag: SockDiag, local_port: int = 0, remote_port: int = 0, more: bytes = b"") -> Iterator[Found]:
+    """Yield each TCP socket that has these ports; 0: any. :param more: see `SockDiag.dump`."""
     for family in (socket.AF_INET, socket.AF_INET6):
-        yield from diag.dump(family, local_port, remote_port)
+        for each in diag.dump(family, local_port, remote_port, more=more):
+            # Linux 6.8 and newer add each socket that is bound and not connected, whatever its port.
+            if local_port in (0, each.ends[1]) and remote_port in (0, each.ends[3]):
+                yield each
