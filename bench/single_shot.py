@@ -144,6 +144,12 @@ def start_xinetd(directory: Path, served: list[Handler]) -> list[host.Daemon]:
     return started
 
 
+def _become_nobody() -> None:
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
 def peak_memory(python: Path, handler: Handler) -> int:
     """Return the most memory that a handler had resident, in KiB."""
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as asker:
@@ -152,14 +158,9 @@ def peak_memory(python: Path, handler: Handler) -> int:
         launcher = subprocess.run(
             [str(python), "-I", "-S", "-c", LAUNCHER, *handler.command],
             stdin=accepted.fileno(), stdout=accepted.fileno(), stderr=subprocess.PIPE, env=NOTHING, check=True,
+            preexec_fn=_become_nobody,
         )  # fmt: skip
         return int(launcher.stderr.split()[-1])
-
-
-def _become_nobody() -> None:
-    os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def to_exit(handler: Handler) -> float:
