@@ -236,10 +236,7 @@ class Lookups:
 
         owner = lookup.find(server, client, arrival)
         self._uid = owner.uid
-        system = self._load()
-        if system is not None and not system.matters:
-            system = None  # where it allows nothing, the owner's file needs no look
-        found = answer(owner, server, client, system, Facts(owner.uid, self._fetch or _fetch), arrival)
+        found = answer(owner, server, client, self._load(), Facts(owner.uid, self._fetch or _fetch), arrival)
         if isinstance(found, Unknown):
             raise IdentError(found.reason, owner.uid)
         return found

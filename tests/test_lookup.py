@@ -123,7 +123,7 @@ def test_no_netlink(number: str) -> None:
 def test_no_pyroute2() -> None:
     """Without pyroute2 psutil answers."""
     with Person(os.getuid()) as person:
-        person.tell("sys.modules['pyroute2'] = None; sock_diag.codec._classes = None")
+        person.tell("sys.modules['pyroute2'] = None; sock_diag.codec._classes = sock_diag.codec._module = None")
         assert ask_own(person) == (me(), "psutil", os.getuid())
 
 

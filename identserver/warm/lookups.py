@@ -99,8 +99,7 @@ class Lookups:
 
     def use(self, system: System | Unknown | None) -> None:
         """Have another system file count for every query from here on."""
-        # Where it allows nothing, the owners' files need no look.
-        self._system = system if system is None or isinstance(system, Unknown) or system.matters else None
+        self._system = system
 
     @property
     def any_busy(self) -> bool:
