@@ -75,7 +75,7 @@ def _identds(driver: Driver) -> list[psutil.Process]:
     found = []
     for process in driver.descendants():
         with contextlib.suppress(psutil.NoSuchProcess):
-            if any("identd" in word for word in process.cmdline()[1:2]):
+            if any("identd" in word for word in process.cmdline()[1:3]):
                 found.append(process)
     return found
 
@@ -137,10 +137,10 @@ def test_who_comes_after_sigterm_waits_for_the_next(pair: Pair) -> None:
         first = stack.enter_context(process_on(listener))
         early = stack.enter_context(first.call())
         early.sendall(query[:3])
-        # Its own wake-up, the listener, the client; then no listener any more.
-        until(lambda: _watches(first) == 3)
+        # Its own wake-up, its parent, the listener, the client; then no listener any more.
+        until(lambda: _watches(first) == 4)
         first.process.send_signal(signal.SIGTERM)
-        until(lambda: _watches(first) == 2)
+        until(lambda: _watches(first) == 3)
         late = stack.enter_context(first.call())
         late.sendall(query)
         early.sendall(query[3:])
