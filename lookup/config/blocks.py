@@ -204,7 +204,7 @@ class Range(_Placed):
     def __init__(
         self, where: Where, capabilities: frozenset[str], force: Statement | None, words: Words, at: int
     ) -> None:
-        super().__init__(words, at)
+        self._words, self._line, self.at = words, 0, at
         self.where = where
         self.capabilities = capabilities
         self.force = force
@@ -230,7 +230,7 @@ class Section(_Placed):
     __slots__ = ("name", "number", "ranges")
 
     def __init__(self, name: bytes, number: int, ranges: list[Range], words: Words, at: int) -> None:
-        super().__init__(words, at)
+        self._words, self._line, self.at = words, 0, at
         self.name = name
         self.number = number
         self.ranges = ranges

@@ -139,10 +139,10 @@ class _SystemFile(Parser):
 
     def parse(self, uids: AskUids) -> System:
         try:
-            while self.tokens[self.at]:
-                if self.keyword() == b"user":
+            while word := self.keyword():
+                if word == b"user":
                     self.user_block()
-                elif self.keyword() == b"default":
+                elif word == b"default":
                     self.default_block()
                 else:
                     why = ": that is for users' files (~/.oidentd.conf)" if self.keyword() in BLOCKS else ""
@@ -179,10 +179,10 @@ class _SystemFile(Parser):
 
     def user_block(self) -> None:
         self.at += 1
-        at = self.at
-        name = self.string("a login name or a uid").partition(b"\0")[0]
-        number = -1
-        if not name[:1].isalpha():  # as of thousands of blocks most are for names
+        at, number = self.at, -1
+        name = self.string("a login name or a uid")
+        if not name.isalnum() or name.isdigit():  # of thousands of blocks, most are for plain names
+            name = name.partition(b"\0")[0]
             number = number_of(name)
             if number < 0 and is_any_number(name):
                 self.words.fail(at, f"a login name or a uid expected, not {shown(self.tokens[at])}")
@@ -197,17 +197,16 @@ class _SystemFile(Parser):
             end = self.tokens.index(b"}", begin) + 2
         except ValueError:
             return self.ranges(False)
-        if b"force" in self.tokens[begin:end]:
-            return self.ranges(False)
-        text = (self.inherited, *self.tokens[begin:end])
-        if text in self.known:
+        text = self.inherited, *self.tokens[begin:end]
+        known = self.known.get(text)
+        if known is not None:
             self.at = end
-            where, capabilities = self.known[text]
-            return [Range(where, capabilities, None, self.words, begin + 1)]
+            return [Range(known[0], known[1], None, self.words, begin + 1)]
         noticed = len(self.notices)
         ranges = self.ranges(False)
-        if self.at == end and ranges[0].force is None and len(self.notices) == noticed:
-            self.known[text] = ranges[0].where, ranges[0].capabilities
+        one = ranges[0]
+        if self.at == end and one.force is None and b"force" not in text and len(self.notices) == noticed:
+            self.known[text] = one.where, one.capabilities
         return ranges
 
     def default_block(self) -> None:

@@ -60,12 +60,14 @@ def _entries(data: bytes) -> dict[bytes, bytes]:
     """Return the uids, in decimal, that a user database (passwd(5)) gives its names; none where that is not certain."""
     found: dict[bytes, bytes] = {}
     for line in data.split(b"\n"):
-        if line.lstrip(b" \t")[:1] in (b"+", b"-"):
-            return {}
         fields = line.split(b":", 6)
+        name = fields[0]
+        if not name.isalnum():  # most are
+            if name.lstrip(b" \t").startswith((b"+", b"-")):
+                return {}
+            if not name or name.translate(None, _NOT_IN_NAMES) != name:
+                continue
         if len(fields) == 7 and fields[2].isdigit() and fields[3].isdigit() and len(fields[2]) <= 9:
-            name = fields[0]
             # The first of two entries with one name counts.
-            if name and name not in found and len(name.translate(None, _NOT_IN_NAMES)) == len(name):
-                found[name] = fields[2]
+            found.setdefault(name, fields[2])
     return found
