@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from helpers.machine import AS_NOBODY, IDENTD, ROOT, only_if_others_can_read_it, program, run, skip
-from helpers.pairs import PATIENCE, Pair, connect, me, reset
+from helpers.pairs import PATIENCE, Pair, connect, me, named, reset
 from helpers.residents import system_file
 from helpers.single_shot import COMMAND, Handler, by_hand, copied, driver, ending, feed, handler, start
 
@@ -425,6 +425,18 @@ def test_a_lookup_that_fails(pair: Pair, tmp_path: Path) -> None:
         assert served.ask(pair.query + b"\r\n") == pair.query + b":ERROR:UNKNOWN-ERROR\r\n"
         (line,) = (line for line in served.log().splitlines() if "Traceback" in line)
         assert "RuntimeError: a\\nbug" in line
+        assert served.status() == 0
+
+
+@pytest.mark.parametrize(
+    "options", [("-OO",), ("-X", "importtime"), ("-W", "error"), ("-X", "dev", "-W", "error"), ("-v",), ("-I", "-S")]
+)
+def test_however_python_is_started(pair: Pair, options: tuple[str, ...]) -> None:
+    """What stands in for modules while the codec is imported is as good without docstrings, and while Python reports."""
+    paths = "".join(f"sys.path.append({path!r});" for path in sys.path if path.endswith("-packages"))
+    code = f"import sys; sys.argv[0] = 'identd'; {paths} sys.path.insert(0, {str(ROOT)!r}); import identd; identd.main()"
+    with handler(command=[sys.executable, *options, "-c", code], stderr=subprocess.DEVNULL) as served:
+        assert served.ask(pair.query + b"\r\n") == named(pair)
         assert served.status() == 0
 
 
