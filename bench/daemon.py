@@ -85,9 +85,16 @@ class Bench:
             self._throughput(question, concurrency, what)
 
     def _throughput(self, question: Question, concurrency: int, what: str) -> None:
-        loads = self.in_turns(
-            self.options.rounds, lambda server: load.run(server.port, question, self.options.queries, concurrency)
-        )
+        cpu: dict[str, list[float]] = {name: [] for name in self.servers}
+
+        def measure(server: host.Daemon) -> load.Load:
+            before = server.cpu()
+            done = load.run(server.port, question, self.options.queries, concurrency)
+            name = next(name for name, one in self.servers.items() if one is server)
+            cpu[name].append((server.cpu() - before) / self.options.queries * 1e6)
+            return done
+
+        loads = self.in_turns(self.options.rounds, measure)
         rates, late, bad = {}, {}, {}
         for name, runs in loads.items():
             rates[name] = statistics.median(one.per_second for one in runs)
@@ -98,6 +105,9 @@ class Bench:
             "p99 " + " and ".join(f"{value:.1f}" for value in late.values()) + " ms;"
             " wrong or lost " + " and ".join(map(str, bad.values())),
         )  # fmt: skip
+        # oidentd has a process for each query, whose time this is not.
+        least = {name: min(used) for name, used in cpu.items() if name != "oidentd"} | {"oidentd": float("nan")}
+        say(f"{what}, {concurrency} in flight, CPU of a query, us", least, "{:.0f}", float("nan"))
 
     def latency(self, question: Question, what: str, oidentds: int = 1000) -> dict[str, float]:
         """Print and return the median of queries asked one at a time, in milliseconds.

@@ -10,11 +10,13 @@ turns, in changing order. What counts is the ratios.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import socket
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,8 +51,14 @@ service {name}
 }}
 """
 
-#: Blocks of a system file that ought not to hurt.
-MANY_USERS = 2000
+#: Blocks of a system file that ought not to hurt; and rules of one that an administrator may have.
+MANY_USERS, RULES = 2000, 20
+
+#: Who runs the handlers: by number, as the bench has an /etc/passwd of its own.
+NOBODY = 65534
+
+#: The environment that a handler gets.
+NOTHING: dict[str, str] = {}
 
 #: A small interpreter between us and the handler, for a child begins with the peak memory of who forked it.
 LAUNCHER = """
@@ -66,6 +74,7 @@ class Handler(NamedTuple):
     name: str
     command: list[str]
     question: load.Question
+    #: The system file that the handler finds; "": none.
     configuration: str = ""
     port: int = 0
 
@@ -77,23 +86,31 @@ def handlers(venv: Path, directory: Path, plain: load.Question, wishing: load.Qu
     constant.write_text(CONSTANT.format(python=python, name="benchplain"))
     constant.chmod(0o755)
     identd = [str(venv / "identd")]
+    empty = directory / "empty.conf"
+    empty.write_text("")
     compared = [
         Handler("constant", [str(constant)], plain),
         Handler("identd", identd, plain),
         Handler("oidentd", [host.program("oidentd"), "-I"], plain),
         Handler("identd.py", [python, str(directory / "source" / "identd.py")], plain),
+        Handler("identd -q", [*identd, "-q"], plain),
+        Handler("identd -q -C --error", [*identd, "-q", "-C", str(empty), "--error"], plain),
     ]
     before = directory / host.BEFORE / "venv/bin/identd"
     if before.exists():
         compared += [
             Handler(host.BEFORE, [str(before)], plain),
             Handler(f"{host.BEFORE} -q", [str(before), "-q"], plain),
-            Handler("identd -q", [*identd, "-q"], plain),
         ]
     if wishing is not None:
+        rules = "".join(
+            f"user {70000 + number} {{ default {{ deny spoof }} to 192.0.2.{number} {{ allow hide }} }}\n"
+            for number in range(RULES - 3)
+        )
         many = "".join(f"user bench{number} {{ default {{ deny spoof }} }}\n" for number in range(MANY_USERS))
         compared += [
             Handler("identd+example", identd, wishing, daemon.EXAMPLE),
+            Handler(f"identd+{RULES} rules", identd, wishing, rules + daemon.EXAMPLE),
             Handler(f"identd+{MANY_USERS}", identd, wishing, many + daemon.EXAMPLE),
             Handler("oidentd+example", [host.program("oidentd"), "-I"], wishing, daemon.EXAMPLE),
         ]
@@ -127,17 +144,36 @@ def start_xinetd(directory: Path, served: list[Handler]) -> list[host.Daemon]:
     return started
 
 
+def _become_nobody() -> None:
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
 def peak_memory(python: Path, handler: Handler) -> int:
     """Return the most memory that a handler had resident, in KiB."""
-    nothing: dict[str, str] = {}
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as asker:
         accepted = listener.accept()[0]
         asker.sendall(handler.question.query)
         launcher = subprocess.run(
             [str(python), "-I", "-S", "-c", LAUNCHER, *handler.command],
-            stdin=accepted.fileno(), stdout=accepted.fileno(), stderr=subprocess.PIPE, env=nothing, check=True,
+            stdin=accepted.fileno(), stdout=accepted.fileno(), stderr=subprocess.PIPE, env=NOTHING, check=True,
+            preexec_fn=_become_nobody,
         )  # fmt: skip
         return int(launcher.stderr.split()[-1])
+
+
+def to_exit(handler: Handler) -> float:
+    """Start a handler as xinetd does, but wait for its end; return the milliseconds that it took."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as asker:
+        accepted = listener.accept()[0]
+        asker.sendall(handler.question.query)
+        began = time.perf_counter()
+        subprocess.run(
+            handler.command, stdin=accepted.fileno(), stdout=accepted.fileno(), stderr=accepted.fileno(),
+            env=NOTHING, check=True, preexec_fn=_become_nobody,
+        )  # fmt: skip
+        return (time.perf_counter() - began) * 1e3
 
 
 def measure(served: list[Handler], queries: int) -> dict[str, list[float]]:
@@ -156,32 +192,40 @@ def measure(served: list[Handler], queries: int) -> dict[str, list[float]]:
 
 
 def report(served: list[Handler], options: argparse.Namespace, python: Path) -> None:
-    """Measure and print."""
+    """Measure and print a table, as README has it. In brackets: the ratio to the constant script."""
     times = measure(served, options.queries)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    print(f"{'handler':<18}{'median, ms':>11}{'quartiles':>16}{'queries/s, 50 at once':>23}{'peak memory, KiB':>18}")
+    exits: dict[str, list[float]] = {handler.name: [] for handler in served if not handler.configuration}
+    for _ in range(options.queries // 4):
+        for handler in served:
+            if not handler.configuration:
+                exits[handler.name].append(to_exit(handler))
+    bursts: dict[str, list[load.Load]] = {handler.name: [] for handler in served}
+    for _ in range(3):
+        for handler in served:
+            bursts[handler.name].append(load.run(handler.port, handler.question, options.burst, 50))
+    found = {
+        "reply": {name: statistics.median(values) for name, values in times.items()},
+        "exit": {name: statistics.median(values) for name, values in exits.items()},
+        "burst": {name: statistics.median(one.per_second for one in runs) for name, runs in bursts.items()},
+    }
+    print("| handler | to the reply, ms | quartiles | to the exit, ms | queries/s, 50 at once | peak memory, KiB |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for handler in served:
+        cells = [
+            f"{found[kind][handler.name]:.1f} ({found[kind][handler.name] / found[kind]['constant']:.2f})"
+            if handler.name in found[kind] else "" for kind in ("reply", "exit", "burst")
+        ]  # fmt: skip
         first, _, third = statistics.quantiles(times[handler.name], n=4)
-        rates = [load.run(handler.port, handler.question, options.burst, 50) for _ in range(3)]
-        bad = sum(rate.wrong + rate.lost for rate in rates)
+        bad = sum(run.wrong + run.lost for run in bursts[handler.name])
         # A C program's is below the launcher's own.
         memory = "" if handler.name.startswith("oidentd") else str(peak_memory(python, handler))
-        print(
-            f"{handler.name:<18}{medians[handler.name]:>11.2f}{f'{first:.2f} - {third:.2f}':>16}"
-            f"{statistics.median(rate.per_second for rate in rates):>23.0f}{memory:>18}"
-            + (f"   {bad} wrong or lost" if bad else ""),
-            flush=True,
-        )
-    print(f"identd/constant      {medians['identd'] / medians['constant']:.2f} (at most 3.5; aim: 3)")
-    print(f"identd/oidentd       {medians['identd'] / medians['oidentd']:.2f}")
-    print(f"identd.py/constant   {medians['identd.py'] / medians['constant']:.2f}")
-    if host.BEFORE in medians:
-        print(f"identd/before        {medians['identd'] / medians[host.BEFORE]:.3f}")
-        print(f"with -q              {medians['identd -q'] / medians[f'{host.BEFORE} -q']:.3f}")
-    if "identd+example" in medians:
-        print(f"example/none         {medians['identd+example'] / medians['identd']:.2f} (at most 1.1)")
-        more = medians[f"identd+{MANY_USERS}"] - medians["identd+example"]
-        print(f"{MANY_USERS} blocks cost {more:.1f} ms (at most 15)")
+        cells[1:1] = [f"{first:.1f} to {third:.1f}"]
+        note = f" {bad} wrong or lost" if bad else ""
+        print(f"| {handler.name} | {' | '.join(cells)} | {memory} |{note}", flush=True)
+    reply = found["reply"]
+    if f"identd+{MANY_USERS}" in reply:
+        more = reply[f"identd+{MANY_USERS}"] - reply["identd+example"]
+        print(f"{MANY_USERS} blocks cost {more:.1f} ms (at most 10)")
 
 
 def main() -> int:

@@ -140,7 +140,8 @@ class AnsweringServer(IdentServer):
     def _describe(self, login: str, uid: int, decision: Decision | None, source: str = "") -> None:
         """Keep for the log who the owner is, and which rule decided. Log what is wrong with their files."""
         who = f"{login}, uid {uid}" if login else f"uid {uid}"
-        rules = []
+        self._about = f"uid {uid}: "
+        self._note = f" ({who}, {source})" if source else f" ({who})"
         if decision is not None:
             for logged, text in decision.files:
                 self._log.write(Log.ERROR if logged else Log.DEBUG, text)
@@ -148,19 +149,16 @@ class AnsweringServer(IdentServer):
                 self._log.write(Log.INFO, f"{who} tried to pass for {decision.impersonated}")
             if decision.forwarded:
                 self._log.write(Log.INFO, f"uid {uid}: {decision.forwarded}")
-            rules = [f"rule {decision.rule}" if decision.has_rule else decision.rule, decision.statement_at]
-        self._about = f"uid {uid}: "
+            rules = f"rule {decision.rule}" if decision.has_rule else decision.rule, decision.statement_at
+            self._note = f" ({', '.join(filter(None, (who, source, *rules)))})"
         if self._log.takes_fields:
             self._fields = ("IDENT_OWNER", login), ("IDENT_UID", f"{uid}")
             if decision is not None:
                 at = decision.rule if decision.has_rule else "", decision.statement_at
                 self._fields += tuple(("IDENT_RULE", place) for place in at)
-        self._note = f" ({', '.join(filter(None, (who, source, *rules)))})"
 
     def lookup_failed(self, error: BaseException) -> None:
-        import traceback  # 9 ms, and only after a failure
-
-        self._log.write(Log.ERROR, "".join(traceback.format_exception(type(error), error, error.__traceback__)))
+        log_failure(self._log, error)
 
     def sendLine(self, line: bytes) -> None:
         super().sendLine(line)
@@ -201,6 +199,13 @@ class AnsweringServer(IdentServer):
         """Return what logs why a connection is nobody's."""
         about = f"{self.peer} asked about {server[1]},{client[1]}, which is nobody's: "
         return lambda text: self._log.write(Log.DEBUG, about + text)
+
+
+def log_failure(log: Log, error: BaseException) -> None:
+    """Log an exception that nobody expected, with its traceback."""
+    import traceback  # 9 ms, and only after a failure
+
+    log.write(Log.ERROR, "".join(traceback.format_exception(type(error), error, error.__traceback__)))
 
 
 class Lookups:

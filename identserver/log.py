@@ -119,6 +119,14 @@ class Log:
             line = line[os.write(2, line[: select.PIPE_BUF]) :]
 
     def _send(self, datagram: bytes) -> None:
+        if self._socket is not None and not self._unsent:
+            try:
+                self._socket.sendto(datagram, _PATH)
+                return
+            except BlockingIOError:  # the queue is full
+                pass
+            except OSError:  # see send_again
+                return
         if len(self._unsent) < MAX_UNSENT:
             self._unsent.append(datagram)
         else:

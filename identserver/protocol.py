@@ -182,7 +182,9 @@ class IdentServer:
         except Exception as error:
             fail(Failure(error))
             return
-        if hasattr(result, "addCallbacks"):
+        if isinstance(result, tuple):
+            succeed(result)
+        elif hasattr(result, "addCallbacks"):
             result.addCallbacks(succeed, fail)
         elif hasattr(result, "__await__"):
             self._await(result, succeed, fail)
@@ -211,13 +213,15 @@ class IdentServer:
     # No white space: what follows the last colon belongs to the user id (RFC 1413 section 6).
 
     def _cbLookup(self, result: tuple[str | bytes, str | bytes], sport: int, cport: int) -> None:
-        system, user = (
-            field.encode("utf-8", "surrogateescape") if isinstance(field, str) else field for field in result
-        )
-        opsys, comma, charset = system.decode("latin-1").partition(",")
-        # Nearly every reply's is this one.
-        if system != b"UNIX" and not (is_token(opsys) and (not comma or is_token(charset))):
-            raise IdentError(f"a reply can't have this opsys: {system!r}")
+        system, user = result
+        if isinstance(user, str):
+            user = user.encode("utf-8", "surrogateescape")
+        if isinstance(system, str):
+            system = system.encode("utf-8", "surrogateescape")
+        if system != b"UNIX":  # as nearly every reply has it
+            opsys, comma, charset = system.decode("latin-1").partition(",")
+            if not is_token(opsys) or (comma and not is_token(charset)):
+                raise IdentError(f"a reply can't have this opsys: {system!r}")
         if not can_be_sent(user):
             raise IdentError(f"a reply can't have this user id: {user!r}")
         self.sendLine(b"%d,%d:USERID:%s:%s" % (sport, cport, system, user[:MAX_USER_ID]))
@@ -234,6 +238,11 @@ class IdentServer:
     def busy(self) -> bool:
         """Whether a lookup is under way."""
         return self._looking_up
+
+    @property
+    def done(self) -> bool:
+        """Whether the connection ends with the reply that is being sent, or has ended."""
+        return self._done
 
     @property
     def unfinished(self) -> bool:

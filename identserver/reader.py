@@ -8,12 +8,11 @@ have, for as long as the child lives, and whoever started it.
 
 from __future__ import annotations
 
-import contextlib
+import _signal  # type: ignore[import-not-found]  # what `signal` and `socket` add are enums, which take 6 ms
+import _socket as socket
 import errno
 import os
 import select
-import signal
-import socket
 import time
 
 from lookup.config import user_file
@@ -78,8 +77,8 @@ def read_and_end(uid: int, home: str, fd: int, become: Callable[[int], object] |
     try:
         let_go_of_all_but(fd)
         # Ends this process where it can be ended, if nobody else does.
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(int(WAIT_SECONDS + READ_SECONDS) + 1)
+        _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
+        _signal.alarm(int(WAIT_SECONDS + READ_SECONDS) + 1)
         try:
             place = _take_place(uid)
             if become is not None:
@@ -133,11 +132,14 @@ def read_all(fd: int) -> bytes:
 def end(children: list[int]) -> None:
     """End those children that have not ended, as far as that is possible, and forget those that have. Never blocks."""
     for child in list(children):
-        # Until it is waited for, no other process has its number.
-        with contextlib.suppress(OSError):  # EPERM: it is not ours any more. ECHILD, ESRCH: it has ended.
+        try:
+            # Until it is waited for, no other process has its number.
             if os.waitpid(child, os.WNOHANG) == (0, 0):
-                os.kill(child, signal.SIGKILL)
+                os.kill(child, _signal.SIGKILL)
                 continue
+        except OSError:
+            # EPERM: it is not ours any more. ECHILD, ESRCH: it has ended.
+            pass
         children.remove(child)
 
 
@@ -166,8 +168,11 @@ def _take_place(uid: int) -> socket.socket | None:
 def _call_this_process(name: str) -> bool:
     """Give this process a name. Return whether /proc shows it to others of its user, however it is mounted."""
     try:
-        with open("/proc/self/comm", "w", encoding="ascii") as comm:
-            comm.write(name)
+        comm = os.open("/proc/self/comm", os.O_WRONLY)  # open() imports a codec, which takes 1 ms
+        try:
+            os.write(comm, name.encode("ascii"))
+        finally:
+            os.close(comm)
         return True
     except PermissionError:
         # EACCES: so it is where this process was root.
@@ -185,6 +190,8 @@ def _name(uid: int) -> str:
 
 def _count(uid: int) -> int:
     """Return how many processes read an owner's file, this one among them."""
+    import contextlib  # only where all places are taken
+
     count = 0
     for pid in os.listdir("/proc"):
         if not pid.isdecimal():

@@ -58,7 +58,7 @@ class Answer(tuple[str, str]):
 
 def answer(
     owner: Owner, serverAddress: Address, clientAddress: Address, system: System | Unknown | None, facts: Facts,
-    arrival: Arrival | None = None,
+    arrival: Arrival | None = None, explains: bool = False,
 ) -> Answer | Unknown:  # fmt: skip
     """Return what is answered about an owner: the login name, or what the configuration has in its place.
 
@@ -69,6 +69,7 @@ def answer(
         socket's own.
     :param system: what the system file allows (`system_file.load`); `Unknown`: it can't be obeyed.
     :param facts: what is known of the owner. :param arrival: how the query came in: nobody asks back on its behalf.
+    :param explains: the owner's file is read though it can change nothing: the decision says what it asks for.
     :return: the answer; or what would have to be asked first, where ``facts`` asks nothing any more.
     :raises HiddenUser: the owner is hidden; with the ``decision``.
     :raises IdentError: something that the answer depends on could not be found out.
@@ -94,7 +95,7 @@ def answer(
         serverAddress if serverAddress[0] else owner.server,
         clientAddress if clientAddress[0] else owner.client,
         system,
-        facts.user_file,
+        facts.user_file if system.matters or explains else _no_file,
         facts.uid_of,
         forward,
         resolve=facts.addresses,
@@ -110,6 +111,13 @@ def answer(
     if decision.system == "OTHER" and (unknown := _nobodys(user, owner, facts)) is not None:
         return unknown
     return Answer.about(owner, decision.system, user, decision)
+
+
+def _no_file() -> UserFile:
+    """Stand for the owner's file where the system file allows nothing: it needs no look."""
+    from .config.user_file import UserFile
+
+    return UserFile()
 
 
 def _nobodys(name: str, owner: Owner, facts: Facts) -> Unknown | None:

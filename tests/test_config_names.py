@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _socket
+import re
 import socket
 import threading
 import time
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from helpers.machine import skip
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lookup.config import names as room
@@ -50,7 +52,7 @@ V4, V6 = bytes([192, 0, 2, 1]), socket.inet_pton(socket.AF_INET6, "2001:db8::1")
 )
 def test_networks_in_numbers(monkeypatch: pytest.MonkeyPatch, text: bytes, network: tuple[bytes, int]) -> None:
     """Addresses in every form that the resolver takes, and networks, are understood without the resolver."""
-    monkeypatch.delattr(socket, "getaddrinfo")
+    monkeypatch.delattr(_socket, "getaddrinfo")
     assert Names().network(text) == network
 
 
@@ -65,7 +67,7 @@ def test_networks_in_numbers(monkeypatch: pytest.MonkeyPatch, text: bytes, netwo
 )  # fmt: skip
 def test_what_names_no_network(monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
     """What can't be an address, a network or a host name is refused without the resolver."""
-    monkeypatch.delattr(socket, "getaddrinfo")
+    monkeypatch.delattr(_socket, "getaddrinfo")
     with pytest.raises(ValueError, match=r"expected"):
         Names().network(text)
 
@@ -73,7 +75,7 @@ def test_what_names_no_network(monkeypatch: pytest.MonkeyPatch, text: bytes) -> 
 @pytest.mark.parametrize("understand", [Names.network, Names.host])
 def test_host_names(monkeypatch: pytest.MonkeyPatch, understand: Callable[[bytes], object]) -> None:
     """F2, F3. A host name stays a name until a query needs its addresses: whoever reads a file asks nobody."""
-    monkeypatch.delattr(socket, "getaddrinfo")
+    monkeypatch.delattr(_socket, "getaddrinfo")
     found = understand(b"nosuch.invalid")
     assert isinstance(found, HostName)
     assert found == b"nosuch.invalid"
@@ -94,7 +96,7 @@ def answers(*hosts: str) -> list[tuple[object, ...]]:
 def test_both_families_of_a_host_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """F3. All addresses count, once, those of either family to whoever asks for that family."""
     found = answers("127.0.0.3", "127.0.0.2", "fd00:fd::2", "127.0.0.3", "::ffff:127.0.0.4", "fe80::1%lo")
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+    monkeypatch.setattr(_socket, "getaddrinfo", lambda *_: found)
     resolver, name = Resolver(), HostName(b"net.example")
     v4 = tuple(bytes([127, 0, 0, last]) for last in (3, 2, 4))
     v6 = tuple(socket.inet_pton(socket.AF_INET6, text) for text in ("fd00:fd::2", "fe80::1"))
@@ -114,7 +116,7 @@ def test_a_host_name_without_addresses_of_a_family(monkeypatch: pytest.MonkeyPat
             raise socket.gaierror(number, "told for the test")
         return answers("127.0.0.3")
 
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(_socket, "getaddrinfo", resolve)
     found = Resolver().addresses(HostName(b"net.example"), 16)
     assert isinstance(found, Unknown) == (not known)
     assert not known or found == ()
@@ -127,7 +129,7 @@ def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: bytes, *_: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    monkeypatch.setattr(_socket, "getaddrinfo", fail)
 
 
 @pytest.mark.parametrize("octets", [0, 4, 16])
@@ -159,8 +161,8 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
         asked.append(name)
         over.wait(60)
 
-    monkeypatch.setattr(socket, "getaddrinfo", wait)
-    monkeypatch.setattr(socket, "getservbyname", wait)
+    monkeypatch.setattr(_socket, "getaddrinfo", wait)
+    monkeypatch.setattr(_socket, "getservbyname", wait)
     yield asked
     over.set()
 
@@ -194,7 +196,7 @@ def test_a_name_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
             raise socket.gaierror(socket.EAI_AGAIN, "told for the test")
         return answers("127.0.0.1")
 
-    monkeypatch.setattr(socket, "getaddrinfo", count)
+    monkeypatch.setattr(_socket, "getaddrinfo", count)
     resolver = Resolver()
     for _ in range(3):
         assert resolver.addresses(HostName(b"somewhere.invalid"), 4) == (bytes([127, 0, 0, 1]),)
@@ -307,3 +309,21 @@ def test_any_text_is_a_network_or_none(unknown: None, text: bytes) -> None:
     packed, bits = found
     assert len(packed) in (4, 16)
     assert int.from_bytes(packed, "big") % (1 << (8 * len(packed) - bits)) == 0
+
+
+_TEXTS = st.one_of(
+    st.text("0123456789abcdefABCDEFxX.+- \t\n\v\f\r*\0\x7fz:/", max_size=24).map(str.encode), st.binary(max_size=6)
+)
+
+
+@given(text=_TEXTS)
+@example(text=b"0x")
+@example(text=b"1.2.3.4.")
+@example(text=b"0xg")
+@example(text=b"+")
+def test_what_is_read_from_octets(text: bytes) -> None:
+    """Numbers, addresses and what is no name are what the expressions take, which are the specification."""
+    port = re.fullmatch(room.PORT, text)
+    assert room.port_digits(text) == (port[1] if port else b"")
+    assert room.is_ipv4(text) is bool(re.fullmatch(room.IPV4, text))
+    assert room.is_no_name(text) is bool(re.fullmatch(room.NO_NAME, text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import pickle
@@ -246,7 +247,7 @@ def test_what_is_remembered_has_a_bound(tmp_path: Path) -> None:
 
 def test_host_names_stay_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """F2, W10. Whoever reads a file resolves nothing: for how long addresses hold is for `Facts` to say."""
-    monkeypatch.delattr(socket, "getaddrinfo")
+    monkeypatch.delattr(_socket, "getaddrinfo")
     write(tmp_path, 'global { hide } to localhost { reply "x" } to localhost lport 1 { reply "y" }')
     (found,) = pickle.loads(pickle.dumps(Excerpts().about(os.getuid(), str(tmp_path), [ENDS])))
     assert [str(block.statement) for block in found.blocks] == ["hide", 'reply "x"']

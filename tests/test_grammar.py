@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _socket
+import re
 import signal
 import socket
 from contextlib import contextmanager, suppress
@@ -9,12 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from helpers.machine import skip
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from lookup.config import grammar
 from lookup.config.blocks import EVERYWHERE, HostName
 from lookup.config.grammar import parse_system, parse_user
 from lookup.errors import ConfigError, Unknown
+from lookup.users.names import LAST_UID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,7 +52,7 @@ def _no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: bytes, *_: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    monkeypatch.setattr(_socket, "getaddrinfo", fail)
 
 
 def test_system_file() -> None:
@@ -465,7 +469,7 @@ def test_hostile_files_take_no_longer_than_others(data: bytes) -> None:
 
 def test_reading_a_file_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """F2. No host name is looked up before a query needs it; of half a file, half an address would look like one."""
-    monkeypatch.delattr(socket, "getaddrinfo")
+    monkeypatch.delattr(_socket, "getaddrinfo")
     whole = b'to identd-host { reply "x" } to 127.0.0.1 { forward identd-other 1113 }'
     for end in range(len(whole) - 1):
         with suppress(ConfigError):
@@ -488,3 +492,17 @@ def test_two_thousand_blocks() -> None:
     assert len(parsed.users) == 2000
     assert all(ranges[0].line == uid + 1 for uid, ranges in parsed.users.items())
     assert parsed.users[1999][0].where.fport == (22, 22)
+
+
+@given(text=st.one_of(st.text("0123456789+- \t\n\v\f\ra", max_size=16).map(str.encode), st.binary(max_size=4)))
+@example(text=b"0")
+@example(text=b"-0")
+@example(text=b"00000000000000001000")
+@example(text=b"4294967296")
+@example(text=b"+")
+def test_uids_are_what_the_expression_takes(text: bytes) -> None:
+    """A number is a uid, or meant as one, where the expressions say so, which are the specification."""
+    match = re.fullmatch(grammar.UID, text)
+    uid = int(match[1] + match[2]) if match else -1
+    assert grammar.number_of(text) == (uid if uid <= LAST_UID else -1)
+    assert grammar.is_any_number(text) is bool(re.fullmatch(grammar.ANY_NUMBER, text))

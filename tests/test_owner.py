@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,7 +214,7 @@ def test_addresses_are_asked_for_once(monkeypatch: pytest.MonkeyPatch, clock: li
         clock[0] += room.SECONDS * 0.6
         return [(0, 0, 0, "", ("127.0.0.3", 0))]
 
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(_socket, "getaddrinfo", resolve)
     name, memory, facts = HostName(b"net.example"), Memory(), Facts(7)
     for _ in range(2):
         assert facts.addresses(name, 4) == (bytes([127, 0, 0, 3]),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import re
 import socket
 from collections import Counter
@@ -47,7 +48,7 @@ def _no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(_socket, "getaddrinfo", resolve)
 
 
 def first(sequence: Sequence[Any]) -> Any:

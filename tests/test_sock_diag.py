@@ -429,8 +429,7 @@ def test_one_socket_answers_many_questions(town: Town, alice: Person, bob: Perso
             assert diag.find(*hers).uid == alice.uid
             with pytest.raises(NoUser):
                 diag.find(*other(hers, client=town.MUTED))
-            messages = diag.dump(socket.AF_INET, his[0][1], his[1][1])
-            assert [diag.owner(message).uid for message in messages] == [bob.uid]
+            assert [found.uid for found in diag.dump(socket.AF_INET, his[0][1], his[1][1])] == [bob.uid]
             assert diag.find(*his).uid == bob.uid
 
 
@@ -504,7 +503,7 @@ def test_a_user_namespace_that_hides_uids(town: Town, alice: Person, mapping: tu
         prisoner.tell("leave_user_namespace(*mapping)", mapping=mapping)
         for person in (alice, nobody):
             with call(town, person) as (ends, _):
-                shown = "d = sock_diag.SockDiag(); [d.owner(m).uid for m in d.dump(2, ends[0][1], ends[1][1])]"
+                shown = "d = sock_diag.SockDiag(); [found.uid for found in d.dump(2, ends[0][1], ends[1][1])]"
                 assert prisoner.tell(shown, ends=ends) == [65534]
                 with pytest.raises(Refused, match="IdentError: UNKNOWN-ERROR uid 65534 may be anybody"):
                     prisoner.tell("sock_diag.find(*ends).uid", ends=ends)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pwd
+import re
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from lookup.users import database, names, services
 
@@ -73,3 +76,25 @@ def test_compat_entries_are_left_to_the_name_service(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(services, "PASSWD", str(tmp_path / "passwd"))
     monkeypatch.setattr(database, "uid_of", {}.get)
     assert set(database.uids([b"identd-a", b"identd-b", b"identd-c", b"identd-d"]).values()) == {None}
+
+
+_FIELDS = st.one_of(
+    st.sampled_from([
+        b"alice", b"7", b" 7", b"7 ", b"", b"x", b"0", b"1000", b"1234567890", b"a b", b"#a", b"+", b"-", b"\r", b"\v7",
+    ]),
+    st.binary(max_size=3),
+)  # fmt: skip
+
+
+@given(
+    data=st.lists(
+        st.one_of(st.lists(_FIELDS, min_size=5, max_size=9).map(b":".join), st.binary(max_size=8)), max_size=6
+    ).map(b"\n".join)
+)
+@example(data=b"a:x:1:1:::\na:x:2:2:::")
+@example(data=b"a:x:1:1:::\n \t+b")
+@example(data=b"a:x:1:1::")
+def test_entries_are_what_the_expression_takes(data: bytes) -> None:
+    """The user database is read as the expressions read it, which are the specification."""
+    expected = dict(reversed(re.findall(database.ENTRY, data)))
+    assert database._entries(data) == ({} if re.search(database.INCLUDED, data) else expected)

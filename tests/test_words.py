@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -155,3 +157,30 @@ def test_shown() -> None:
     assert shown(b"") == "the end of the file"
     assert shown(b'"it\'s"\xff\0') == '"it\'s"\\xff\\x00'
     assert shown(b"x" * 100) == "x" * 40 + "..."
+
+
+_PIECES = st.sampled_from([
+    b'"', b"\\", b"\n", b"#", b"/", b"*", b"/*", b"*/", b"{", b"}", b" ", b"\t", b"\r", b"\v", b"\f", b"a", b"reply",
+    b"\0", b"\xff", b"\x1c", b"\x85",
+])  # fmt: skip
+
+
+@given(data=st.lists(st.one_of(_PIECES, st.binary(max_size=3)), max_size=30).map(b"".join), bounds=st.data())
+def test_tokens_are_what_the_expression_takes(data: bytes, bounds: st.DataObject) -> None:
+    """The tokenizer takes from any part of any octets what the expression does, which is the specification."""
+    begin = bounds.draw(st.integers(0, len(data)))
+    end = bounds.draw(st.integers(begin, len(data)))
+    expected = re.compile(words.TOKEN).findall(data, begin, end)
+    while expected and not expected[-1]:
+        expected.pop()
+    assert words.tokens(data, begin, end) == expected
+
+
+@given(data=st.lists(st.one_of(_PIECES, st.binary(max_size=3)), max_size=40).map(b"".join))
+def test_places_are_where_the_expression_finds_them(data: bytes) -> None:
+    """Each token's line and column are those of where the expression begins to take it."""
+    taken = words.Words(data, "f")
+    found = [match for match in re.compile(words.TOKEN).finditer(data) if match[1]]
+    starts = [match.start(1) for match in found if not match[1].startswith((b"#", b"/*"))]
+    places = [(data.count(b"\n", 0, start) + 1, start - data.rfind(b"\n", 0, start)) for start in starts]
+    assert [taken.place(index) for index in range(len(taken.tokens) - 1)] == places

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 import weakref
@@ -15,17 +14,24 @@ from helpers.pairs import PATIENCE
 from identserver.answer import LOOKUP_SECONDS
 from identserver.warm import workers as room
 from identserver.warm.lookups import Pending
+from identserver.warm.loop import Loop
 from identserver.warm.workers import ON_ITS_OWN, THREADS_PER_OWNER, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+def run(loop: Loop, seconds: float) -> None:
+    """Run a loop for a moment."""
+    loop.call_later(seconds, loop.stop)
+    loop.run()
+
+
 class Bench:
     """Workers, the loop that they report to, and what they have settled, by argument."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = Loop(lambda error: pytest.fail(str(error)))
         self.workers = Workers(self.loop, pytest.fail)
         self.settled: dict[Any, Any] = {}
         #: Until it is set, `blocked` blocks.
@@ -72,7 +78,12 @@ class Bench:
 
     def until(self, holds: Callable[[], bool]) -> None:
         """Run the loop until something holds."""
-        until(lambda: (self.loop.run_until_complete(asyncio.sleep(0.01)), holds())[1])
+
+        def held() -> bool:
+            run(self.loop, 0.01)
+            return holds()
+
+        until(held)
 
     def turn(self, count: int) -> None:
         """Run the loop until so many jobs are settled."""
@@ -87,7 +98,7 @@ def bench() -> Iterator[Bench]:
     yield bench
     bench.release.set()
     until(lambda: not bench.workers.any_busy)
-    bench.loop.run_until_complete(asyncio.sleep(0.05))
+    run(bench.loop, 0.05)
     bench.loop.close()
 
 

@@ -77,8 +77,8 @@ def _from_sock_diag(port: int) -> Iterator[tuple[int, Listener]]:
     """Yield the inode and what is known of each listening socket."""
     with sock_diag.SockDiag() as diag:
         for family in (socket.AF_INET, socket.AF_INET6):
-            for message in diag.dump(family, local_port=port, states=1 << _LISTEN):
-                owner = diag.owner(message)
+            for found in diag.dump(family, local_port=port, states=1 << _LISTEN):
+                owner = found.owner()
                 yield owner.inode, Listener(owner.server[0], port, owner.uid)
 
 

@@ -183,7 +183,7 @@ def _other_readers(owner: Owner, decision: Decision) -> Iterator[Row]:
 def _outcome(owner: Owner, told: Told, system: System | None, facts: Facts) -> Outcome:
     """Return what a query about an owner comes to: an answer, or why there is none."""
     try:
-        found = answer(owner, told.server, told.client, system, facts)
+        found = answer(owner, told.server, told.client, system, facts, explains=True)
     except IdentError as error:
         return error
     if isinstance(found, Unknown):

@@ -14,7 +14,6 @@ from .workers import ANY_OWNER, ON_ITS_OWN, SUB_IDS, Workers
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator
     from typing import Any
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from lookup.kernel.arrival import Arrival
     from lookup.users.sub_ids import SubIds
 
+    from .loop import Loop
     from .readers import Readers
 
     Question = tuple[Owner, Address, Address, "System | Unknown | None", "Arrival | None"]
@@ -41,7 +41,7 @@ class Pending:
     _succeed: Callable[[Any], object]
     _fail: Callable[[Any], object]
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, late: BaseException) -> None:
+    def __init__(self, loop: Loop, seconds: float, late: BaseException) -> None:
         """:param late: the result if none has come after so many seconds."""
         self.settled = False
         self._settled: Callable[[], object] | None = None
@@ -78,7 +78,7 @@ class Lookups:
     """Asks the kernel at once, and leaves to others what may block: to a thread, or to a process that reads files."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, system: System | Unknown | None, limit: int,
+        self, loop: Loop, system: System | Unknown | None, limit: int,
         complain: Callable[[str], object], readers: Readers, sub_ids: SubIds,
     ) -> None:  # fmt: skip
         """:param system: what the system file allows, or why it can't be obeyed.
@@ -87,7 +87,7 @@ class Lookups:
         :param readers: who reads users' files. :param sub_ids: says whose a uid is.
         """
         self._loop = loop
-        self._system = system
+        self.use(system)
         self._sub_ids = sub_ids
         self._workers = Workers(loop, complain, sub_ids.holder)
         self._shares = Shares(limit, complain)

@@ -11,7 +11,7 @@ import time
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
-    import asyncio
+    from .loop import Loop
 
 #: Octets of a status that are sent: systemd takes no datagram above 4096 (PIPE_BUF).
 _MOST = 2000
@@ -68,7 +68,7 @@ class Notify:
         self._tell("STOPPING=1", "STATUS=Finishing the queries under way")
         self._stopping = True
 
-    def keep_watch(self, loop: asyncio.AbstractEventLoop) -> None:
+    def keep_watch(self, loop: Loop) -> None:
         """Say, twice as often as systemd wants to hear it, that the loop goes round (WatchdogSec=)."""
         if self._watched:
             self._send("WATCHDOG=1")

@@ -13,9 +13,10 @@ from ..log import status_of
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
-    import asyncio
     import socket
     from collections.abc import Callable, Sequence
+
+    from .loop import Loop
 
 #: Descriptors among which copies of the listening socket are sought: superservers hand over 0, 1 and 2.
 _INHERITED = 256
@@ -44,16 +45,16 @@ class Parent:
         """Whether there is such a process, as far as we can tell: what speaks to systemd is that one, not we."""
         return self._pidfd >= 0
 
-    def watch(self, loop: asyncio.AbstractEventLoop, ended: Callable[[], object]) -> None:
+    def watch(self, loop: Loop, ended: Callable[[], object]) -> None:
         """Have a function called when the parent has ended."""
         if self._pidfd < 0:
             return
 
         def gone() -> None:
-            loop.remove_reader(self._pidfd)
+            loop.leave(self._pidfd)
             ended()
 
-        loop.add_reader(self._pidfd, gone)
+        loop.when_readable(self._pidfd, gone)
 
     def forget(self) -> None:
         """Let go of it."""

@@ -6,7 +6,7 @@ import functools
 import os
 import time
 
-from ..answer import LINGER_SECONDS, AnsweringServer
+from ..answer import LINGER_SECONDS, AnsweringServer, log_failure
 from ..inherited import listener_name
 from ..log import SEND_AGAIN_SECONDS, Log, say
 from ..privileges import drop_privileges
@@ -19,12 +19,12 @@ from .parent import Parent, let_go
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
-    import asyncio
     import socket
     from collections.abc import Callable
 
     from ..options import Options
     from .lookups import Lookups
+    from .loop import Loop
 
 #: Seconds without a connection after which the warm process gives the socket back to inetd or systemd.
 IDLE_SECONDS = 600.0
@@ -50,16 +50,15 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     system = reloading.read(options)
     drop_privileges(options.user, options.group)
     # Not before: where Python, or its packages, are closed to the user that we became, this fails and is reported.
-    import asyncio
-
     from lookup.users.sub_ids import SubIds
 
     from .lookups import Lookups
+    from .loop import Loop
     from .readers import Readers
 
-    loop = asyncio.new_event_loop()
     if background:
         log = _go_to_the_background(options)
+    loop = Loop(lambda error: log_failure(log, error))
     idle = options.idle
     if idle is None:
         idle = 0.0 if options.foreground or background else IDLE_SECONDS
@@ -98,14 +97,13 @@ class Complaints:
 
 
 class Server:
-    """The event loop of the warm process, its signals, and how long it goes on.
+    """The warm process: its parts, its signals, and how long it goes on.
 
-    The loop is asyncio's; its streams are not used, because they take three times as long as the whole rest of a
-    query. Whatever may block happens in threads, each query's share of it within LOOKUP_SECONDS.
+    Whatever may block happens in threads, each query's share of it within LOOKUP_SECONDS.
     """
 
     def __init__(
-        self, listeners: list[socket.socket], options: Options, log: Log, idle: float, loop: asyncio.AbstractEventLoop,
+        self, listeners: list[socket.socket], options: Options, log: Log, idle: float, loop: Loop,
         lookups: Lookups, system_file: reloading.SystemFile, complain: Callable[[str], object], limit: int,
         notify: Notify, parent: Parent,
     ) -> None:  # fmt: skip
@@ -130,8 +128,8 @@ class Server:
 
         self._acceptor.start()
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self.stop)
-        self._loop.add_signal_handler(signal.SIGHUP, self._system_file.read_again)
+            self._loop.on_signal(number, self.stop)
+        self._loop.on_signal(signal.SIGHUP, self._system_file.read_again)
         self._parent.watch(self._loop, self._give_up_the_port)
         self._tick()
         self._log.remind = self._send_log_later
@@ -140,7 +138,7 @@ class Server:
         self._notify.keep_watch(self._loop)
         self._log.write(Log.INFO, f"serving {served}")
         try:
-            self._loop.run_forever()
+            self._loop.run()
         finally:
             self._log.finish()
             self._acceptor.give_back()

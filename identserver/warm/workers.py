@@ -11,9 +11,10 @@ from queue import SimpleQueue
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator
     from typing import Any, Protocol
+
+    from .loop import Loop
 
     class Pending(Protocol):
         """A result that somebody waits for (`lookups.Pending`), until it is ``settled``: perhaps too late."""
@@ -67,9 +68,7 @@ class Workers:
     may give to processes count as one owner's.
     """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, complain: Callable[[str], object], holder: Callable[[int], int] = int
-    ) -> None:
+    def __init__(self, loop: Loop, complain: Callable[[str], object], holder: Callable[[int], int] = int) -> None:
         """:param complain: called, in the loop, with what keeps a thread from being started.
 
         :param holder: returns whose a uid is (`SubIds.holder`).

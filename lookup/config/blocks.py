@@ -204,7 +204,7 @@ class Range(_Placed):
     def __init__(
         self, where: Where, capabilities: frozenset[str], force: Statement | None, words: Words, at: int
     ) -> None:
-        super().__init__(words, at)
+        self._words, self._line, self.at = words, 0, at
         self.where = where
         self.capabilities = capabilities
         self.force = force
@@ -230,7 +230,7 @@ class Section(_Placed):
     __slots__ = ("name", "number", "ranges")
 
     def __init__(self, name: bytes, number: int, ranges: list[Range], words: Words, at: int) -> None:
-        super().__init__(words, at)
+        self._words, self._line, self.at = words, 0, at
         self.name = name
         self.number = number
         self.ranges = ranges
@@ -259,6 +259,11 @@ class System:
         self.twice: dict[int, Unknown] = {}
         self.notices: list[Notice] = []
         self.missing: list[Notice] = []
+
+    @property
+    def matters(self) -> bool:
+        """Whether it can change a reply: it forces something, allows something, or has a block for a user."""
+        return bool(self.sections) or any(one.capabilities or one.force for one in self.default or ())
 
     def assign(self, uids: Uids) -> list[tuple[Section, Section]]:
         """Give each block to the user who has its name now; return the pairs that are one user's.

@@ -22,8 +22,6 @@ STRING is a word or a quoted string, but not a keyword; keywords have no quotes,
 
 from __future__ import annotations
 
-import re
-
 from ..errors import ConfigError, Unknown
 from ..users import database
 from ..users.names import LAST_UID
@@ -48,10 +46,10 @@ MAX_FORCED_REPLIES = 255
 _SPOOF, _SPOOF_MORE = CAPABILITIES[b"spoof"], CAPABILITIES[b"spoof_all"] | CAPABILITIES[b"spoof_privport"]
 
 # uid = [ 1*blank ] [ "+" / "-" ] 1*DIGIT     ; strtol(3)'s, as oidentd reads it
-_UID = rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})"
+UID = rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})"
 
 #: What is meant as a number, and nothing: no login name (useradd(8)), whether or not a uid can be that.
-_ANY_NUMBER = rb"|[ \t\n\v\f\r]*[+-]?[0-9]+"
+ANY_NUMBER = rb"|[ \t\n\v\f\r]*[+-]?[0-9]+"
 
 
 def parse_system(
@@ -141,10 +139,10 @@ class _SystemFile(Parser):
 
     def parse(self, uids: AskUids) -> System:
         try:
-            while self.tokens[self.at]:
-                if self.keyword() == b"user":
+            while word := self.keyword():
+                if word == b"user":
                     self.user_block()
-                elif self.keyword() == b"default":
+                elif word == b"default":
                     self.default_block()
                 else:
                     why = ": that is for users' files (~/.oidentd.conf)" if self.keyword() in BLOCKS else ""
@@ -181,11 +179,13 @@ class _SystemFile(Parser):
 
     def user_block(self) -> None:
         self.at += 1
-        at = self.at
-        name = self.string("a login name or a uid").partition(b"\0")[0]
-        number = _number(name)
-        if number < 0 and re.fullmatch(_ANY_NUMBER, name):
-            self.words.fail(at, f"a login name or a uid expected, not {shown(self.tokens[at])}")
+        at, number = self.at, -1
+        name = self.string("a login name or a uid")
+        if not name.isalnum() or name.isdigit():  # of thousands of blocks, most are for plain names
+            name = name.partition(b"\0")[0]
+            number = number_of(name)
+            if number < 0 and is_any_number(name):
+                self.words.fail(at, f"a login name or a uid expected, not {shown(self.tokens[at])}")
         self.system.sections.append(Section(name, number, self.user_ranges(at + 1), self.words, at))
 
     def user_ranges(self, begin: int) -> list[Range]:
@@ -197,17 +197,16 @@ class _SystemFile(Parser):
             end = self.tokens.index(b"}", begin) + 2
         except ValueError:
             return self.ranges(False)
-        if b"force" in self.tokens[begin:end]:
-            return self.ranges(False)
-        text = (self.inherited, *self.tokens[begin:end])
-        if text in self.known:
+        text = self.inherited, *self.tokens[begin:end]
+        known = self.known.get(text)
+        if known is not None:
             self.at = end
-            where, capabilities = self.known[text]
-            return [Range(where, capabilities, None, self.words, begin + 1)]
+            return [Range(known[0], known[1], None, self.words, begin + 1)]
         noticed = len(self.notices)
         ranges = self.ranges(False)
-        if self.at == end and ranges[0].force is None and len(self.notices) == noticed:
-            self.known[text] = ranges[0].where, ranges[0].capabilities
+        one = ranges[0]
+        if self.at == end and one.force is None and b"force" not in text and len(self.notices) == noticed:
+            self.known[text] = one.where, one.capabilities
         return ranges
 
     def default_block(self) -> None:
@@ -287,8 +286,20 @@ class _SystemFile(Parser):
         return bit, self.statement(kind, at, MAX_FORCED_REPLIES)
 
 
-def _number(text: bytes) -> int:
-    """Return the uid that a decimal number is, or -1."""
-    match = re.fullmatch(_UID, text)
-    uid = int(match[1] + match[2]) if match else -1
+def number_of(text: bytes) -> int:
+    """Return the uid that a decimal number is, a `UID`, or -1."""
+    sign, digits = _signed(text)
+    digits = digits.lstrip(b"0") or digits[:1]
+    uid = int(sign + digits) if digits.isdigit() and len(digits) <= 10 else -1
     return uid if uid <= LAST_UID else -1
+
+
+def is_any_number(text: bytes) -> bool:
+    """Return whether a text is `ANY_NUMBER`."""
+    return not text or _signed(text)[1].isdigit()
+
+
+def _signed(text: bytes) -> tuple[bytes, bytes]:
+    """Return the sign of a number, if it has one, and the rest."""
+    text = text.lstrip(b" \t\n\v\f\r")
+    return (text[:1], text[1:]) if text[:1] in (b"+", b"-") else (b"", text)

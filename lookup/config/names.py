@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import _socket as socket  # see lookup/connection.py
 import os
-import re
-import socket
 import time
 
 from ..connection import pack, unpack
@@ -37,16 +36,18 @@ KEPT_SECONDS = 3600.0
 #: Where the names of services are, and their numbers (services(5)).
 _SERVICES = "/etc/services"
 
-# None of these is compiled before it is needed: most files name no host, and each takes 0.2 ms.
+# What follows is read from octets, and compared with these expressions by a test (see `words.TOKEN`).
 
 # port = [ 1*blank ] [ "+" ] 1*DIGIT     ; strtol(3)'s, as oidentd reads it
-_PORT = rb"[ \t\n\v\f\r]*\+?([0-9]+)"
+PORT = rb"[ \t\n\v\f\r]*\+?([0-9]+)"
 
 # An IPv4 address as inet_aton(3) takes it: 1 to 4 parts, each decimal, octal or hexadecimal.
-_IPV4 = rb"(?i:0x[0-9a-f]+|[0-9]+)(?:\.(?i:0x[0-9a-f]+|[0-9]+)){0,3}"
+IPV4 = rb"(?i:0x[0-9a-f]+|[0-9]+)(?:\.(?i:0x[0-9a-f]+|[0-9]+)){0,3}"
 
 # What is never worth a question to the resolver: nothing, a wild card, blanks and control characters.
-_NO_NAME = rb"\*?|(?s:.*[\0- \x7f].*)"
+NO_NAME = rb"\*?|(?s:.*[\0- \x7f].*)"
+
+_BLANKS, _HEXADECIMAL, _NOT_IN_NAMES = b" \t\n\v\f\r", b"0123456789abcdefABCDEF", bytes((*range(33), 127))
 
 
 class _Bounded:
@@ -130,12 +131,11 @@ class Names(_Bounded):
         """
         if text in self._ports:
             return self._ports[text]
-        # Most ports are digits, which need no expression.
-        match = None if text.isdigit() else re.fullmatch(_PORT, text)
+        digits = port_digits(text)
         # Five digits after any zeros: int() takes time that grows with the square of the length.
-        number = (text if match is None else match[1]).lstrip(b"0")
-        port: int | Unknown = int(number) if number.isdigit() and len(number) <= 5 else 0
-        if match is None and not text.isdigit():
+        number = digits.lstrip(b"0")
+        port: int | Unknown = int(number) if number and len(number) <= 5 else 0
+        if not digits:
             port = self._service(text)
         if isinstance(port, int) and not 1 <= port <= 65535:
             raise ValueError("a port from 1 to 65535, the name of a TCP service, or first:last expected")
@@ -143,7 +143,7 @@ class Names(_Bounded):
         return port
 
     def _service(self, text: bytes) -> int | Unknown:
-        if re.fullmatch(_NO_NAME, text) or not text.isascii():
+        if is_no_name(text) or not text.isascii():
             return 0
         try:
             return self.within(socket.getservbyname, text.decode("ascii"), "tcp")
@@ -227,9 +227,30 @@ class Hosts:
 
 
 def _host_name(text: bytes) -> HostName:
-    if re.fullmatch(_NO_NAME, text):
+    if is_no_name(text):
         raise ValueError("an address, a network or a host name expected")
     return HostName(text)
+
+
+def port_digits(text: bytes) -> bytes:
+    """Return the digits of `PORT`; b"": it is no such number."""
+    digits = text.lstrip(_BLANKS)
+    digits = digits[1:] if digits.startswith(b"+") else digits
+    return digits if digits.isdigit() else b""
+
+
+def is_ipv4(text: bytes) -> bool:
+    """Return whether a text is an `IPV4`."""
+    parts = text.split(b".")
+    return len(parts) <= 4 and all(
+        part.isdigit() or (part[:2] in (b"0x", b"0X") and len(part) > 2 and not part[2:].translate(None, _HEXADECIMAL))
+        for part in parts
+    )
+
+
+def is_no_name(text: bytes) -> bool:
+    """Return whether a text is a `NO_NAME`."""
+    return text in (b"", b"*") or len(text.translate(None, _NOT_IN_NAMES)) < len(text)
 
 
 def _listed_port(text: bytes) -> int | Unknown:
@@ -255,13 +276,13 @@ def _listed_port(text: bytes) -> int | Unknown:
 def _literal(text: bytes) -> bytes | None:
     """Return an address that is written in numbers, in any form that getaddrinfo(3) takes; None: it is a name."""
     try:
-        # Most addresses are written in full, and need no expression.
+        # Most addresses are written in full.
         return socket.inet_pton(socket.AF_INET, text.decode("latin-1"))
     except (OSError, ValueError):
         # No errno: another form, another family, or a name. ValueError: a NUL in it.
         pass
     if b":" not in text:
-        if not re.fullmatch(_IPV4, text):
+        if not is_ipv4(text):
             return None
         try:
             return socket.inet_aton(text.decode("ascii"))

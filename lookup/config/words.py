@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left, bisect_right
-from functools import partial
 
 from ..errors import ConfigError
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import re
+    from collections.abc import Callable, Iterator
     from typing import NoReturn
 
     Place = tuple[int, int]
@@ -31,10 +30,9 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # string  = DQUOTE *( any octet but DQUOTE "\" LF  /  "\" any octet but LF ) DQUOTE
 # comment = "#" *( any octet but LF )  /  "/*" any octets up to the first "*/", or to the end of the file
 # word    = 1*( any octet but blank "{" "}" ), where none of the others begins
-# So a broken string and a lone slash are words, which `Words.text` refuses. The last alternative takes the end: the
-# expression matches everywhere, at once, so no file makes it go back over what it has read. It is as short as it can
-# be, as it is compiled in each process: 0.2 ms.
-_TOKEN = re.compile(
+# So a broken string and a lone slash are words, which `Words.text` refuses. As an expression, whose last alternative
+# takes the end (a test compares what is taken; `re` itself takes as long to import as half of a query):
+TOKEN = (
     rb"[ \t\r\n]*("
     rb"[{}]"
     rb'|"[^"\\\n]*(?:\\[^\n][^"\\\n]*)*"'
@@ -42,11 +40,8 @@ _TOKEN = re.compile(
     rb"|/\*(?s:.*?\*/|.*)"
     rb"|[^ \t\r\n{}]*)"
 )
-
-# The next two are compiled when they are needed, which is seldom.
-
-#: The third alternative again, for a whole token.
-_STRING = rb'"[^"\\\n]*(?:\\[^\n][^"\\\n]*)*"'
+_BLANKS = b" \t\r\n"
+_AFTER_A_WORD = b" \t\r\n{}"
 
 # escape = "\" ( 1*3( "0"-"7" ) / ( "x" / "X" ) 1*2HEXDIG / any octet but LF )
 ESCAPE = rb"\\(?:([0-7]{1,3})|[xX]([0-9A-Fa-f]{1,2})|(?s:(.)))"
@@ -127,9 +122,7 @@ class Words:
         if data.startswith(b"/*", begin):
             closed = data.find(b"*/", begin + 2)
         end = len(data) if closed < 0 else data.find(b"\n", max(closed, begin + _PIECE)) + 1 or len(data)
-        found: list[bytes] = _TOKEN.findall(data, begin, end)
-        while found and not found[-1]:
-            found.pop()
+        found = tokens(data, begin, end)
         last = found[-1] if found else b""
         if last.startswith(b"/*") and (len(last) < 4 or not last.endswith(b"*/")):
             # Only such a comment spans lines: the next piece begins with it.
@@ -137,7 +130,7 @@ class Words:
                 end -= len(last)
             else:
                 reason = "this comment has no end (*/): all that follows it is ignored"
-                self.notices.append(Notice(self.path, partial(self._place, end - len(last)), reason))
+                self.notices.append(Notice(self.path, _later(self._place, end - len(last)), reason))
         if last.startswith(b"/*") or data.find(b"#", begin, end) >= 0 or data.find(b"/*", begin, end) >= 0:
             found = [token for token in found if not token.startswith((b"#", b"/*"))]
         self.tokens += found
@@ -154,7 +147,7 @@ class Words:
         if self._asked <= _FEW:
             return self._data.count(b"\n", 0, offset) + 1, offset - self._data.rfind(b"\n", 0, offset)
         if self._line_ends is None:
-            self._line_ends = [found.start() for found in re.finditer(b"\n", self._data)]
+            self._line_ends = list(_line_ends(self._data))
         before = bisect_left(self._line_ends, offset)
         return before + 1, offset - (self._line_ends[before - 1] if before else -1)
 
@@ -165,13 +158,18 @@ class Words:
         if piece not in self._offsets:
             begin = self._pieces[piece]
             end = self._pieces[piece + 1] if piece + 1 < len(self._pieces) else len(self._data)
-            matches = _TOKEN.finditer(self._data, begin, end)
-            self._offsets[piece] = [match.start(1) for match in matches if not match[1].startswith((b"#", b"/*"))]
+            self._offsets[piece] = []
+            for token in tokens(self._data, begin, end):
+                # Nothing but blanks is between two of them.
+                begin = self._data.find(token, begin)
+                if not token.startswith((b"#", b"/*")):
+                    self._offsets[piece].append(begin)
+                begin += len(token)
         return self._offsets[piece][index - (self._ends[piece - 1] if piece else 0)]
 
     def notice(self, index: int, reason: str, other: int = -1) -> Notice:
         """Return a notice about a token; the reason has the line of another one as ``{line}``."""
-        return Notice(self.path, partial(self.place, index), reason, partial(self.place, other) if other >= 0 else None)
+        return Notice(self.path, _later(self.place, index), reason, _later(self.place, other) if other >= 0 else None)
 
     def fail(self, index: int, reason: str, octets: int = 0) -> NoReturn:
         """Raise the error that a token can't be taken; a broken string says so whatever was expected."""
@@ -195,6 +193,8 @@ class Words:
         if b"\\" not in token:
             return token[1:-1]
 
+        import re  # few strings have escapes
+
         def unescape(escape: re.Match[bytes]) -> bytes:
             octal, hexadecimal, other = escape.groups()
             if other:
@@ -214,7 +214,74 @@ def _is_string(token: bytes) -> bool:
     if len(token) < 2 or not token.endswith(b'"'):
         return False
     # Without escapes, a broken one has no second quote.
-    return b"\\" not in token or re.fullmatch(_STRING, token) is not None
+    return b"\\" not in token or _string_end(token, 0, len(token)) == len(token)
+
+
+def tokens(data: bytes, begin: int, end: int) -> list[bytes]:
+    """Return the tokens of a part of a file, comments included: what `TOKEN` takes there, up to the end."""
+    found: list[bytes] = []
+    while begin < end:
+        line_end = data.find(b"\n", begin, end) + 1 or end
+        # Most lines, and most files, have nothing but words.
+        for stop in (end, line_end):
+            part = data[begin:stop]
+            if not (b'"' in part or b"#" in part or b"/*" in part or b"\v" in part or b"\f" in part):
+                found += part.replace(b"{", b" { ").replace(b"}", b" } ").split()
+                begin = stop
+                break
+        while begin < line_end:
+            if data[begin] in _BLANKS:
+                begin += 1
+                continue
+            stop = _token_end(data, begin, end)
+            found.append(data[begin:stop])
+            begin = stop
+    return found
+
+
+def _token_end(data: bytes, begin: int, end: int) -> int:
+    """Return where a token ends that begins here."""
+    first = data[begin : begin + 1]
+    if first in (b"{", b"}"):
+        return begin + 1
+    if first == b"#":
+        stop = data.find(b"\n", begin, end)
+        return end if stop < 0 else stop
+    if data.startswith(b"/*", begin, end):
+        stop = data.find(b"*/", begin + 2, end)
+        return end if stop < 0 else stop + 2
+    if first == b'"' and (stop := _string_end(data, begin, end)):
+        return stop
+    stop = begin + 1
+    while stop < end and data[stop] not in _AFTER_A_WORD:
+        stop += 1
+    return stop
+
+
+def _string_end(data: bytes, begin: int, end: int) -> int:
+    """Return where a string ends whose first quote is here; 0: it is broken."""
+    at = begin + 1
+    while True:
+        quote = data.find(b'"', at, end)
+        if quote < 0 or data.find(b"\n", at, quote) >= 0:
+            return 0
+        escape = data.find(b"\\", at, quote)
+        if escape < 0:
+            return quote + 1
+        at = escape + 2
+        if data.startswith(b"\n", at - 1):
+            return 0
+
+
+def _line_ends(data: bytes) -> Iterator[int]:
+    at = data.find(b"\n")
+    while at >= 0:
+        yield at
+        at = data.find(b"\n", at + 1)
+
+
+def _later(place: Callable[[int], Place], argument: int) -> Callable[[], Place]:
+    return lambda: place(argument)
 
 
 def shown(token: bytes) -> str:

@@ -9,7 +9,7 @@ import itertools
 import socket
 import struct
 
-from ..connection import TCP_STATES, pack
+from ..connection import pack
 from ..errors import NoUser
 from .candidates import held_by_a_process
 from .sock_diag import SockDiag
@@ -17,11 +17,9 @@ from .sock_diag import SockDiag
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
     from ..connection import Address, Owner
-
-_LISTEN = TCP_STATES.index("LISTEN")
+    from .sock_diag import Found
 
 #: How many connections `with_ports` and `with_far_end` return.
 MOST = 1000
@@ -37,14 +35,9 @@ def find_by_ports(server: Address, client: Address) -> Owner:
     held = []
     with SockDiag() as diag:
         local, remote = (pack(host)[0] if host else None for host in (server[0], client[0]))
-        for message in _messages(diag, server[1], client[1]):
-            owner = diag.owner(message)  # shortens the message's addresses, which are compared below
-            if (
-                message["idiag_state"] != _LISTEN
-                and local in (None, message["idiag_src"])
-                and remote in (None, message["idiag_dst"])
-            ):
-                held.append(owner)
+        for each in _sockets(diag, server[1], client[1]):
+            if each.state != "LISTEN" and local in (None, each.ends[0]) and remote in (None, each.ends[2]):
+                held.append(each.owner())
         if not held:
             raise NoUser("no such connection")
         found = held_by_a_process(held, f"{server[1]},{client[1]}")
@@ -55,7 +48,7 @@ def find_by_ports(server: Address, client: Address) -> Owner:
 def with_ports(local_port: int, remote_port: int) -> list[Owner]:
     """Return the connections that have these ports, and what is left of such, whether a process holds them or not."""
     with SockDiag() as diag:
-        return _connections(diag, _messages(diag, local_port, remote_port))
+        return _connections(_sockets(diag, local_port, remote_port))
 
 
 def with_far_end(far: Address) -> list[Owner]:
@@ -67,28 +60,24 @@ def with_far_end(far: Address) -> list[Owner]:
     program = _STEP.pack(_BC_D_COND, length, length + _STEP.size) + condition
     attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + length, _REQ_BYTECODE) + program
     with SockDiag() as diag:
-        return _connections(diag, _messages(diag, 0, far[1], attribute))
+        return _connections(_sockets(diag, 0, far[1], attribute))
 
 
-def _connections(diag: SockDiag, messages: Iterator[Any]) -> list[Owner]:
-    connected = (message for message in messages if message["idiag_dport"] and message["idiag_state"] != _LISTEN)
-    return [diag.owner(message) for message in itertools.islice(connected, MOST)]
+def _connections(sockets: Iterator[Found]) -> list[Owner]:
+    connected = (each for each in sockets if each.ends[3] and each.state != "LISTEN")
+    return [each.owner() for each in itertools.islice(connected, MOST)]
 
 
 def held_by(uid: int) -> list[Owner]:
     """Return every connection that a user holds."""
     with SockDiag() as diag:
-        return [
-            diag.owner(message)
-            for message in _messages(diag)
-            if message["idiag_uid"] == uid and message["idiag_inode"] and message["idiag_dport"]
-        ]
+        return [each.owner() for each in _sockets(diag) if each.uid == uid and each.inode and each.ends[3]]
 
 
-def _messages(diag: SockDiag, local_port: int = 0, remote_port: int = 0, more: bytes = b"") -> Iterator[Any]:
-    """Yield the inet_diag_msg of each TCP socket that has these ports; 0: any. :param more: see `SockDiag.dump`."""
+def _sockets(diag: SockDiag, local_port: int = 0, remote_port: int = 0, more: bytes = b"") -> Iterator[Found]:
+    """Yield each TCP socket that has these ports; 0: any. :param more: see `SockDiag.dump`."""
     for family in (socket.AF_INET, socket.AF_INET6):
-        for message in diag.dump(family, local_port, remote_port, more=more):
+        for each in diag.dump(family, local_port, remote_port, more=more):
             # Linux 6.8 and newer add each socket that is bound and not connected, whatever its port.
-            if local_port in (0, message["idiag_sport"]) and remote_port in (0, message["idiag_dport"]):
-                yield message
+            if local_port in (0, each.ends[1]) and remote_port in (0, each.ends[3]):
+                yield each

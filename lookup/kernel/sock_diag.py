@@ -11,8 +11,9 @@ import errno
 import os
 import struct
 import time
+from _socket import inet_ntop
 
-from ..connection import MAPPED, TCP_STATES, Owner, pack, unpack
+from ..connection import MAPPED, TCP_STATES, Owner, pack
 from ..errors import IdentError, NoUser
 from . import codec
 from .arrival import cookie_of
@@ -58,9 +59,10 @@ _SEQUENCE = 8
 _SOCKET_ID = struct.Struct(">HH16s16s")
 _IDIAG_SPORT = _HEADER.size + 4 + 4
 _IDIAG_IF = _IDIAG_SPORT + _SOCKET_ID.size
+_NUMBER = struct.Struct("=I")  # both of them
 #: Octets of a header and a struct inet_diag_msg; of a header and what an error or the end of a dump has at least.
 _SHORTEST_MESSAGE, _SHORTEST_ERROR = _HEADER.size + 72, _HEADER.size + _ERROR.size
-_FAMILIES = (int(socket.AF_INET), int(socket.AF_INET6))
+_AF_INET, _AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 
 #: The inode of the first user namespace, where every uid is what it is (PROC_USER_INIT_INO, linux/proc_ns.h).
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD
@@ -83,6 +85,37 @@ class _KernelError(IdentError):
     def __init__(self, number: int) -> None:
         super().__init__(f"sock_diag says {errno.errorcode.get(number, number)}")
         self.number = number
+
+
+class Found:
+    """A socket, as an inet_diag_msg describes it.
+
+    ``ends``: of its connection, with as many octets as they stand for; ``cookie``: no other socket has it; ``device``:
+    what it is bound to (0: nothing); ``state``: one of `TCP_STATES`; ``uid`` and ``inode``: see `Owner`.
+    """
+
+    __slots__ = ("cookie", "device", "ends", "inode", "state", "uid")
+
+    def __init__(self, message: Any) -> None:
+        family, state, _, _ = message[codec.STATE]
+        local_port, remote_port = message[codec.PORTS]
+        local, remote = message[codec.HOSTS]
+        if family == _AF_INET:
+            local, remote = local[:4], remote[:4]
+        else:
+            # A dual-stack socket's IPv4 connection comes back as family 10 with IPv4-mapped addresses.
+            local = local[12:] if local.startswith(MAPPED) else local
+            remote = remote[12:] if remote.startswith(MAPPED) else remote
+        self.ends = local, local_port, remote, remote_port
+        self.state = TCP_STATES[state]
+        self.device, self.cookie, _, _, _, self.uid, self.inode = message[codec.NUMBERS]
+
+    def owner(self) -> Owner:
+        """Return who holds it."""
+        local, local_port, remote, remote_port = self.ends
+        family = _AF_INET if len(local) == 4 else _AF_INET6
+        server, client = (inet_ntop(family, local), local_port), (inet_ntop(family, remote), remote_port)
+        return Owner(self.uid, self.inode, self.state, server, client, "sock_diag", self.device)
 
 
 def find(server: Address, client: Address, arrival: Arrival | None = None) -> Owner:
@@ -177,15 +210,14 @@ class SockDiag:
             batch = interfaces[start : start + _BATCH]
             requests = bytearray()
             for interface in batch:
-                struct.pack_into("=I", template, _IDIAG_IF, interface)
+                _NUMBER.pack_into(template, _IDIAG_IF, interface)
                 requests += template
             self._send(requests)
             for _ in batch:
-                for message in self._receive(ignore=errno.ENOENT):
-                    owner = self.owner(message)
+                for each in self._receive(errno.ENOENT)[0]:
                     # With no such connection the kernel answers with whoever listens on the local port.
-                    if _ends(message) == ends:
-                        found[message["idiag_cookie"]] = owner
+                    if each.ends == ends:
+                        found[each.cookie] = each.owner()
         return found
 
     def _check_namespace(self, arrival: Arrival) -> None:
@@ -226,10 +258,9 @@ class SockDiag:
         _walks.append(now)
         found = {}
         for family in families(ends):
-            for message in self.dump(family, ends[1], ends[3], states=_CONNECTED):
-                owner = self.owner(message)
-                if _ends(message) == ends and (not scope or owner.device in (0, scope)):
-                    found[message["idiag_cookie"]] = owner
+            for each in self.dump(family, ends[1], ends[3], states=_CONNECTED):
+                if each.ends == ends and (not scope or each.device in (0, scope)):
+                    found[each.cookie] = each.owner()
         return found
 
     def check_uid(self, uid: int) -> None:
@@ -251,7 +282,7 @@ class SockDiag:
         if template is None:
             template = self._exact[len(local)] = self._encode(local, 0, remote, 0, _NLM_F_REQUEST)
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-        struct.pack_into("=I", template, _SEQUENCE, self._sequence)
+        _NUMBER.pack_into(template, _SEQUENCE, self._sequence)
         _SOCKET_ID.pack_into(template, _IDIAG_SPORT, local_port, remote_port, local, remote)
         return template
 
@@ -275,8 +306,8 @@ class SockDiag:
         protocol: int = socket.IPPROTO_TCP,
         states: int = _ALL_STATES,
         more: bytes = b"",
-    ) -> Iterator[Any]:
-        """Yield the inet_diag_msg of each socket of a family; a port of 0: any. Walks the kernel's whole table.
+    ) -> Iterator[Found]:
+        """Yield each socket of a family; a port of 0: any. Walks the kernel's whole table.
 
         :param more: attributes of the request, which narrow it down.
         :raises SockDiagUnavailable: the kernel has no handler for the protocol.
@@ -288,35 +319,15 @@ class SockDiag:
         self._send(request)
         try:
             while True:
-                for message in self._receive():
-                    if message is None:
-                        return
-                    yield message
+                found, ended = self._receive()
+                yield from found
+                if ended:
+                    return
         except _KernelError as error:
             # ENOENT: the kernel has no handler for the protocol. (For one connection it means: there is none.)
             if error.number == errno.ENOENT:
                 raise SockDiagUnavailable("the kernel has no tcp_diag") from None
             raise
-
-    @staticmethod
-    def owner(message: Any) -> Owner:
-        """Translate an inet_diag_msg, and shorten its addresses to the octets that they stand for."""
-        length = 4 if message["idiag_family"] == socket.AF_INET else 16
-        hosts = []
-        for name in ("idiag_src", "idiag_dst"):
-            # A dual-stack socket's IPv4 connection comes back as family 10 with IPv4-mapped addresses.
-            octets = message[name][:length]
-            message[name] = octets = octets[12:] if octets.startswith(MAPPED) else octets
-            hosts.append(unpack(octets))
-        return Owner(
-            device=message["idiag_if"],
-            uid=message["idiag_uid"],
-            inode=message["idiag_inode"],
-            state=TCP_STATES[message["idiag_state"]],
-            server=(hosts[0], message["idiag_sport"]),
-            client=(hosts[1], message["idiag_dport"]),
-            source="sock_diag",
-        )
 
     def _check_tcp_diag(self) -> None:
         """Rule out that there is nobody to ask: without tcp_diag the kernel answers ENOENT to everything."""
@@ -373,22 +384,22 @@ class SockDiag:
             # ENOBUFS, ENOMEM: the kernel has run out of memory.
             raise IdentError(f"sock_diag request: {error.strerror}") from error
 
-    def _receive(self, ignore: int = 0) -> Iterator[Any]:
-        """Yield the inet_diag_msgs of one datagram; its end-of-dump message comes as ``None``.
+    def _receive(self, ignore: int = 0) -> tuple[list[Found], bool]:
+        """Return the sockets of one datagram, and whether it ends a dump.
 
         :param ignore: an errno that means an empty answer.
         :raises IdentError: the kernel answered with another errno, or not at all.
         """
-        sender, sequence = -1, 0
         # 0 is the kernel; other processes may write to a netlink socket too. Another sequence number: the
         # late answer to a request that failed.
-        while sender != 0 or sequence != self._sequence:
+        data, sender = b"", -1
+        while sender != 0 or len(data) < _HEADER.size or _HEADER.unpack_from(data)[3] != self._sequence:
             try:
                 data, (sender, _) = self._socket.recvfrom(_LARGEST_DATAGRAM)
             except OSError as error:
                 # ENOBUFS: answers overran the receive buffer. EAGAIN: the kernel stayed silent.
                 raise IdentError(f"sock_diag answer: {error}") from error
-            sequence = _HEADER.unpack_from(data)[3] if len(data) >= _HEADER.size else -1
+        found = []
         offset = 0
         while offset < len(data):
             if offset + _HEADER.size > len(data):
@@ -397,7 +408,7 @@ class SockDiag:
             message = data[offset : offset + length]
             offset += (length + 3) & ~3
             if kind == _SOCK_DIAG_BY_FAMILY and len(message) == length >= _SHORTEST_MESSAGE:
-                yield self._decode(message)
+                found.append(self._decode(message))
                 continue
             if kind not in (_NLMSG_ERROR, _NLMSG_DONE) or not _SHORTEST_ERROR <= length == len(message):
                 raise _Nonsense(f"a message of type {kind}, {length} octets long, of which {len(message)} came")
@@ -406,23 +417,19 @@ class SockDiag:
             if number == 0:
                 if kind != _NLMSG_DONE or ignore:
                     raise _Nonsense("success, and nothing with it")
-                yield None
-            elif number != ignore:
+                return found, True
+            if number != ignore:
                 raise _KernelError(number)
+        return found, False
 
-    def _decode(self, data: bytes) -> Any:
+    def _decode(self, data: bytes) -> Found:
         family, state = data[_HEADER.size], data[_HEADER.size + 1]
-        if family not in _FAMILIES or not 1 <= state < len(TCP_STATES):
+        if family not in (_AF_INET, _AF_INET6) or not 1 <= state < len(TCP_STATES):
             raise _Nonsense(f"address family {family}, TCP state {state}")
-        message = self._message(data)
+        message = self._message(data, _HEADER.size)
         try:
             message.decode()
         except Exception as error:
             # The codec has its own exceptions, and lets those of struct through.
             raise _Nonsense(f"{type(error).__name__}: {error}") from None
-        return message
-
-
-def _ends(message: Any) -> Ends:
-    """Return the ends of an inet_diag_msg that `SockDiag.owner` has translated."""
-    return message["idiag_src"], message["idiag_sport"], message["idiag_dst"], message["idiag_dport"]
+        return Found(message)

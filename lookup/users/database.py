@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from ..errors import IdentError
 from . import services
 from .names import uid_of
@@ -44,18 +42,32 @@ def _listed(wanted: set[bytes]) -> dict[bytes, int | None]:
     if listed and set(asked) <= {b"files", b"compat", b"systemd"}:
         numbers = [name for name in wanted if name.isdigit() and name not in found]
         # An entry that was not understood here may be such a name's.
-        begun = set(re.findall(rb"(?m)^[ \t]*([0-9]+)[ \t]*:", data)) if numbers else set()
+        begun = {line.partition(b":")[0].strip(b" \t") for line in data.split(b"\n")} if numbers else set()
         found.update((name, None) for name in numbers if name not in begun)
     return found
 
 
+# As expressions, with which a test compares (`re` takes long to import): names that are included or excluded, as the
+# service "compat" has them; and
+# line = name ":" password ":" uid ":" gid ":" gecos ":" directory ":" shell
+# Uids of ten digits may be too large, so those are left to the name service as well.
+INCLUDED = rb"(?m)^[ \t]*[+-]"
+ENTRY = rb"(?m)^([^:\s#]+):[^:\n]*:([0-9]{1,9}):[0-9]+:[^:\n]*:[^:\n]*:"
+_NOT_IN_NAMES = b" \t\n\r\f\v#"
+
+
 def _entries(data: bytes) -> dict[bytes, bytes]:
     """Return the uids, in decimal, that a user database (passwd(5)) gives its names; none where that is not certain."""
-    # Names that are included or excluded, as the service "compat" has them.
-    if re.search(rb"(?m)^[ \t]*[+-]", data):
-        return {}
-    # line = name ":" password ":" uid ":" gid ":" gecos ":" directory ":" shell
-    # Uids of ten digits may be too large, so those are left to the name service as well.
-    entries = re.findall(rb"(?m)^([^:\s#]+):[^:\n]*:([0-9]{1,9}):[0-9]+:[^:\n]*:[^:\n]*:", data)
-    # The first of two entries with one name counts.
-    return dict(reversed(entries))
+    found: dict[bytes, bytes] = {}
+    for line in data.split(b"\n"):
+        fields = line.split(b":", 6)
+        name = fields[0]
+        if not name.isalnum():  # most are
+            if name.lstrip(b" \t").startswith((b"+", b"-")):
+                return {}
+            if not name or name.translate(None, _NOT_IN_NAMES) != name:
+                continue
+        if len(fields) == 7 and fields[2].isdigit() and fields[3].isdigit() and len(fields[2]) <= 9:
+            # The first of two entries with one name counts.
+            found.setdefault(name, fields[2])
+    return found

@@ -93,11 +93,14 @@ def read(path: str) -> bytes:
 
 def connects(path: str) -> None:
     """Return if a daemon listens there. :raises OSError: none does, or that can't be found out."""
-    import socket  # a pipe's queries do not need it
+    import _socket as socket  # see lookup/connection.py; a pipe's queries do not even need that
 
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
         connection.settimeout(1)
         connection.connect(path)
+    finally:
+        connection.close()
 
 
 def _is_glibc() -> bool:

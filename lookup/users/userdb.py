@@ -7,9 +7,9 @@ does not come from a service stands in a file of its own (nss-systemd(8), DROP-I
 
 from __future__ import annotations
 
+import _socket as socket  # see lookup/connection.py
 import errno
 import os
-import socket
 
 from ..errors import IdentError
 
@@ -108,7 +108,8 @@ def _service_knows(service: str, user: bytes | int) -> bool:
 
 def _ask(path: str, call: bytes) -> bytes:
     """Return the reply to a varlink call, with the NUL that ends it unless it is cut. :raises OSError: none comes."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
         connection.settimeout(_SECONDS)
         connection.connect(path)
         connection.sendall(call)
@@ -119,3 +120,5 @@ def _ask(path: str, call: bytes) -> bytes:
                 break
             reply += received
         return reply
+    finally:
+        connection.close()

@@ -23,6 +23,7 @@ from helpers.warm import warming
 from identd import IdentServer
 from identserver.start import EXIT_FAILED
 from identserver.warm.lookups import Pending
+from identserver.warm.loop import Loop
 from identserver.warm.workers import THREADS_PER_OWNER, Workers
 from lookup.config.grammar import parse_system, parse_user
 from lookup.config.policy import decide
@@ -142,7 +143,7 @@ def test_a_lookup_that_somebody_cancels() -> None:
 
 def test_a_job_that_waits_for_stuck_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that finds all of its owner's threads stuck is done when one of these jobs ends, whoever looks after it."""
-    loop = asyncio.new_event_loop()
+    loop = Loop(lambda error: pytest.fail(str(error)))
     workers = Workers(loop, lambda what: None)
     monkeypatch.setattr(workers, "_count_stuck", lambda: setattr(workers, "_stuck", workers._threads))
     release = threading.Event()
@@ -166,10 +167,11 @@ def test_a_job_that_waits_for_stuck_ones(monkeypatch: pytest.MonkeyPatch) -> Non
     ]  # fmt: skip
     for holds in conditions:
         while not holds():
-            loop.run_until_complete(asyncio.sleep(0.01))
+            loop.call_later(0.01, loop.stop)
+            loop.run()
     monkeypatch.setattr(workers, "_watch", lambda: None)
     release.set()
-    loop.run_forever()
+    loop.run()
     loop.close()
     assert sorted(done) == [str(number) for number in range(THREADS_PER_OWNER + 1)]
 
@@ -218,6 +220,6 @@ def test_a_file_that_is_swapped_while_it_is_checked(needs_root: None, tmp_path: 
 def test_an_interpreter_that_is_closed_to_nobody(tmp_path: Path) -> None:
     """What can't be imported, once root is given up, is told on one line and not in a traceback."""
     said = by_hand(b"", "-i", "-p", str(free_port()), "-C", os.devnull,
-                   command=driver(tmp_path, "sys.modules['asyncio'] = None"))  # fmt: skip
+                   command=driver(tmp_path, "sys.modules['queue'] = None"))  # fmt: skip
     assert said.status == EXIT_FAILED
-    assert re.fullmatch(r"identd: .*asyncio.*\n", said.stderr)
+    assert re.fullmatch(r"identd: .*queue.*\n", said.stderr)

@@ -6,6 +6,7 @@ connection anew. Here a process does what they do, a hundred times per second.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import fcntl
 import os
@@ -57,7 +58,7 @@ def _nobody_resolves(monkeypatch: pytest.MonkeyPatch) -> None:
     def getaddrinfo(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "no resolver here")
 
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(_socket, "getaddrinfo", getaddrinfo)
 
 
 def told(blocks: Sequence[UserBlock], system: bytes = SPOOF, far_host: str = FAR_HOST, far_port: int = FAR_PORT) -> str:

@@ -378,8 +378,10 @@ FORMS = pytest.mark.parametrize("form", ["single", "warm"])
         ("default { default { allow spoof } }", '\nglobal { reply "x" }', "USERID:UNIX:x", "SYSTEM:1, FILE:2"),
         ("default { default { allow random } }", "global { random }", "USERID:UNIX:[^:]{11}", "SYSTEM:1, FILE:1"),
         ("default { default { allow hide } }", "global { hide }", "ERROR:HIDDEN-USER", "SYSTEM:1, FILE:1"),
-        ("default { default { deny hide } }", "global { hide }", "USERID:UNIX:NAME", "SYSTEM:1, FILE:1"),
-        ("default { default { deny hide } }", "", "USERID:UNIX:NAME", "SYSTEM:1"),
+        ("default { default { deny hide } to 192.0.2.9 { allow hide } }", "global { hide }", "USERID:UNIX:NAME",
+         "SYSTEM:1, FILE:1"),
+        # Nothing is allowed to anybody, so the owner's file is not looked at.
+        ("default { default { deny hide } }", "global { hide }", "USERID:UNIX:NAME", "SYSTEM:1"),
         ("", "", "USERID:UNIX:NAME", "no rule"),
     ],
 )  # fmt: skip

@@ -190,8 +190,8 @@ def test_a_default_file_that_goes_away(folder: Path, pair: Pair) -> None:
 
 #: A resolver that never answers about one name, and is slow about another.
 STUCK = """
-import socket, time
-getaddrinfo = socket.getaddrinfo
+import _socket, socket, time
+getaddrinfo = _socket.getaddrinfo
 def resolve(host, *rest, **more):
     if host in (b"stuck.invalid", "stuck.invalid"):
         time.sleep(3600)
@@ -199,7 +199,7 @@ def resolve(host, *rest, **more):
         time.sleep(1.2)
         host = "192.0.2.1"
     return getaddrinfo(host, *rest, **more)
-socket.getaddrinfo = resolve
+_socket.getaddrinfo = resolve
 """
 
 

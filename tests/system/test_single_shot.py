@@ -10,21 +10,21 @@ import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from helpers.installed import readable_folder
 from helpers.machine import AS_NOBODY, IDENTD, ROOT, only_if_others_can_read_it, program, run, skip
-from helpers.pairs import PATIENCE, Pair, connect, me, reset
+from helpers.pairs import PATIENCE, Pair, connect, me, named, reset
 from helpers.residents import system_file
 from helpers.single_shot import COMMAND, Handler, by_hand, copied, driver, ending, feed, handler, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-#: KiB. What issue and README promise of the installed command.
-MOST_MEMORY = 13 * 1024
+#: KiB. What README promises of the installed command, started as nobody: that is how the shipped files start it.
+MOST_MEMORY = 12 * 1024
 
 #: A lookup that waits in C, as the name service does when its server is gone.
 STUCK = "import pwd, time\npwd.getpwuid = lambda uid: time.sleep(3600)"
@@ -428,6 +428,18 @@ def test_a_lookup_that_fails(pair: Pair, tmp_path: Path) -> None:
         assert served.status() == 0
 
 
+@pytest.mark.parametrize(
+    "options", [("-OO",), ("-X", "importtime"), ("-W", "error"), ("-X", "dev", "-W", "error"), ("-v",), ("-I", "-S")]
+)
+def test_however_python_is_started(pair: Pair, options: tuple[str, ...]) -> None:
+    """What stands in for modules while the codec is imported is as good without docstrings, and while Python reports."""
+    paths = "".join(f"sys.path.append({path!r});" for path in sys.path if path.endswith("-packages"))
+    code = f"import sys; sys.argv[0] = 'identd'; {paths} sys.path.insert(0, {str(ROOT)!r}); import identd; identd.main()"
+    with handler(command=[sys.executable, *options, "-c", code], stderr=subprocess.DEVNULL) as served:
+        assert served.ask(pair.query + b"\r\n") == named(pair)
+        assert served.status() == 0
+
+
 MEASURE = """
 import os, sys
 pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
@@ -438,14 +450,18 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 def test_memory(pair: Pair) -> None:
-    """The installed command, which finds its modules compiled, needs at most 13 MiB at its peak."""
-    # A small parent in between: a process' peak begins with what the one it was forked from has at exec.
-    with readable_folder() as folder, handler(
-        command=[sys.executable, "-I", "-S", "-c", MEASURE, *copied(folder)]
-    ) as served:
-        assert served.ask(pair.query + b"\r\n") == b"%b:USERID:UNIX:%b\r\n" % (pair.query, me().encode())
-        peak = int(served.log())
-        assert served.status() == 0
+    """The installed command, which finds its modules compiled, needs at most 12 MiB at its peak."""
+    popen = {}
+    if os.geteuid() == 0:
+        only_if_others_can_read_it()
+        popen = AS_NOBODY
+    with readable_folder() as folder:
+        # A small parent in between: a process' peak begins with what the one it was forked from has at exec.
+        command = [sys.executable, "-I", "-S", "-c", MEASURE, *copied(folder)]
+        with handler(command=command, **popen) as served:
+            assert served.ask(pair.query + b"\r\n") == b"%b:USERID:UNIX:%b\r\n" % (pair.query, me().encode())
+            peak = int(served.log())
+            assert served.status() == 0
     assert resource.getpagesize() // 1024 < peak <= MOST_MEMORY
 
 
