@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from lookup.config.blocks import System
-    from lookup.config.policy import Decision
+    from lookup.config.decision import Decision
     from lookup.config.user_file import Fetched
     from lookup.config.words import Notice
     from lookup.connection import Address

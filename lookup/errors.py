@@ -50,7 +50,7 @@ class InvalidPort(IdentError):
 class HiddenUser(IdentError):
     """The owner is known, and hidden as they or the administrator asked: ``HIDDEN-USER``.
 
-    ``decision``: why, where a configuration decided (a `config.policy.Decision`).
+    ``decision``: why, where a configuration decided (a `config.decision.Decision`).
     """
 
     identDescription = "HIDDEN-USER"

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .config.blocks import HostName, System
+    from .config.decision import Decision
     from .config.names import Resolver
-    from .config.policy import Decision
     from .config.user_file import Fetched, UserFile
     from .connection import Address, Owner
     from .kernel.arrival import Arrival

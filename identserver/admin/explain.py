@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Union
 
     from lookup.config.blocks import System
-    from lookup.config.policy import Decision
+    from lookup.config.decision import Decision
     from lookup.config.user_file import Fetched
     from lookup.connection import Address, Owner
 

@@ -1,0 +1,41 @@
+"""What is sent for an owner, and why?"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from ..errors import Unknown
+
+#: Where no block of the system file matches.
+NO_RULE = "no rule"
+
+
+class Decision:
+    """What is sent for an owner, and why.
+
+    ``user``: the user id in octets, None where the owner is hidden (HIDDEN-USER), and ``system``: what kind it is
+    (``"OTHER"``: a uid that has no name); ``login``: their login name, or ``""``;
+    ``rule`` and ``statement_at``: the blocks that decided, as ``path:line`` (``"no rule"``; ``""``: the owner's file
+    was not asked for, or says nothing about the connection); ``path``: the owner's file that counts; ``files``: what
+    became of their files, as pairs of (worth a line in the log, text); ``steps``: the reasons in order, for a person;
+    ``lacking``: the capabilities that the owner's statement needs and has not; ``impersonated``: the other user's
+    name, in quotes, that the owner asked for and may not have.
+
+    ``unknown``: what the decision depends on and is not known; then nothing else of it counts.
+    """
+
+    __slots__ = (
+        "files", "impersonated", "lacking", "login", "path", "rule", "statement_at", "steps", "system", "unknown",
+        "user",
+    )  # fmt: skip
+
+    def __init__(self, login: str) -> None:
+        self.login = login
+        self.user: bytes | None = None
+        self.system = "UNIX"
+        self.rule = NO_RULE
+        self.statement_at = self.path = self.impersonated = ""
+        self.files: list[tuple[bool, str]] = []
+        self.steps: list[str] = []
+        self.lacking: list[str] = []
+        self.unknown: Unknown | None = None

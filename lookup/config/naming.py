@@ -1,0 +1,183 @@
+"""Which name may be sent for an owner, and which is another user's?"""
+
+from __future__ import annotations
+
+import os
+
+from ..connection import can_be_sent, unpack
+from ..errors import Unknown
+from .blocks import HostName, quoted
+from .decision import Decision
+from .made_up import MADE_UP
+
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .blocks import Resolve, Statement
+    from .made_up import Choose
+
+#: Far ports below this one are the privileged ones (ip(7)), whose servers may trust the name.
+_PRIVILEGED = 1024
+
+#: How often a name is made up anew that turns out to be somebody's.
+_ATTEMPTS = 5
+
+
+class Naming:
+    """The names for one owner and one connection. What comes of them is in ``decision``."""
+
+    def __init__(
+        self,
+        owner_uid: int,
+        login: bytes,
+        far_port: int,
+        uid_of: Callable[[bytes], int | Unknown | None],
+        forward: Callable[[str, int], bytes | Unknown | None],
+        choose: Choose,
+        resolve: Resolve,
+    ) -> None:
+        self.owner_uid = owner_uid
+        self.login = login
+        self.far_port = far_port
+        self.uid_of = uid_of
+        self.forward = forward
+        self.choose = choose
+        self.resolve = resolve
+        #: What was picked or made up, by the statement that it is for.
+        self.picked: dict[object, bytes] = {}
+        self.decision = Decision(os.fsdecode(login))
+        self.explain = self.decision.steps.append
+
+    # Each of the next returns the decision, so that nothing can follow it.
+
+    def send(self, user: bytes) -> Decision:
+        self.decision.user = user
+        return self.decision
+
+    def send_login(self) -> Decision:
+        if not self.login:
+            self.explain("the owner has no login name: the uid is sent")
+            self.decision.system = "OTHER"
+            return self.send(b"%d" % self.owner_uid)
+        self.explain(f"the login name is sent: {quoted(self.login)}")
+        return self.send(self.login)
+
+    def hide(self) -> Decision:
+        self.explain("the owner is hidden")
+        return self.decision
+
+    def give_up(self, unknown: Unknown) -> Decision:
+        self.decision.unknown = unknown
+        return self.decision
+
+    def choose_reply(self, statement: Statement) -> bytes:
+        replies = tuple(text for text in statement.arguments if isinstance(text, bytes))
+        if replies not in self.picked:
+            self.picked[replies] = self.choose(replies)
+        reply = self.picked[replies]
+        if len(replies) > 1:
+            self.explain(f"chosen from {len(replies)} replies: {quoted(reply)}")
+        return reply
+
+    def make_up(self, kind: str) -> bytes | Unknown | None:
+        """Return a name that is nobody's, or None: those that were made up are another user's."""
+        if kind in self.picked:
+            return self.picked[kind]
+        for _ in range(1 if kind == "numeric" else _ATTEMPTS):
+            name = MADE_UP[kind](self.owner_uid, self.choose)
+            mistaken = self.mistaken_for(name)
+            if isinstance(mistaken, Unknown):
+                return mistaken
+            if not mistaken:
+                self.explain(f"made up: {quoted(name)}")
+                self.picked[kind] = name
+                return name
+            self.explain(f"made up, and not sent, as it is the name of another user: {quoted(name)}")
+        return None
+
+    def ask_server(self, statement: Statement) -> bytes | Unknown | None:
+        """Return the name that another server gives, or None."""
+        host, port = statement.arguments
+        if isinstance(port, Unknown):
+            self.explain(f"where to ask is not known: {port.reason}")
+            return None
+        if isinstance(host, HostName):
+            addresses = self.resolve(host, 0)
+            if isinstance(addresses, Unknown) and addresses.unasked:
+                return addresses
+            if isinstance(addresses, Unknown) or not addresses:
+                reason = addresses.reason if isinstance(addresses, Unknown) else f"{quoted(host)} has no address"
+                self.explain(f"where to ask is not known: {reason}")
+                return None
+            host = unpack(addresses[0])
+        assert isinstance(host, str) and isinstance(port, int)
+        named = self.forward(host, port)
+        if isinstance(named, Unknown):
+            return named
+        if named is None:
+            self.explain(f"the server at {host} port {port} named nobody")
+            return None
+        self.explain(f"the server at {host} port {port} named {quoted(named)}")
+        return named if self.is_sendable(named) else None
+
+    def is_sendable(self, name: bytes) -> bool:
+        if can_be_sent(name):
+            return True
+        self.explain(f"refused: {quoted(name)} can't be sent: it is empty, or holds a NUL, CR or LF")
+        return False
+
+    def send_if_allowed(self, name: bytes, capabilities: frozenset[str]) -> Decision:
+        """Send a name if the owner may have it, be it from their file or from another server."""
+        allowed = self.is_sendable(name) and self.is_allowed(name, capabilities)
+        if isinstance(allowed, Unknown):
+            return self.give_up(allowed)
+        return self.send(name) if allowed else self.send_login()
+
+    def is_allowed(self, name: bytes, capabilities: frozenset[str]) -> bool | Unknown:
+        """Return whether the owner may have a name."""
+        privileged = self.far_port < _PRIVILEGED
+        if capabilities >= {"spoof", "spoof_all"} and ("spoof_privport" in capabilities or not privileged):
+            # The name service does not have to be asked.
+            self.explain(f"granted: {quoted(name)} may be sent, whoever has it")
+            return True
+        holder = self.uid_of(name)
+        if isinstance(holder, Unknown):
+            return holder
+        if holder == self.owner_uid:
+            self.explain(f"granted: {quoted(name)} is the owner's own name")
+            return True
+        mistaken = b"" if "spoof_all" in capabilities else self.mistaken_for(name)
+        if isinstance(mistaken, Unknown) and mistaken.unasked:
+            return mistaken
+        if mistaken and not isinstance(mistaken, Unknown):
+            self.decision.impersonated = ascii(mistaken)[1:]
+            self.refuse("spoof_all", f"{quoted(mistaken)} is another user's name, and spoof_all is not allowed")
+        if "spoof" not in capabilities:
+            self.refuse("spoof", "spoof is not allowed")
+        if privileged and "spoof_privport" not in capabilities:
+            reason = f"the far port {self.far_port} is below {_PRIVILEGED}, and spoof_privport is not allowed"
+            self.refuse("spoof_privport", reason)
+        if self.decision.lacking:
+            return False
+        if isinstance(mistaken, Unknown):
+            return mistaken
+        self.explain(f"granted: {quoted(name)} may be sent")
+        return True
+
+    def refuse(self, capability: str, reason: str) -> None:
+        self.decision.lacking.append(capability)
+        self.explain(f"refused: {reason}")
+
+    def mistaken_for(self, name: bytes) -> bytes | Unknown:
+        """Return the other user's login name that a client may take a name for, or ``b""``."""
+        from .readings import readings  # only where a name is sent that is not the owner's
+
+        for form in readings(name):
+            holder = self.uid_of(form)
+            if isinstance(holder, Unknown):
+                return holder
+            # A name of one's own in another form needs spoof, but is not another's.
+            if holder not in (None, self.owner_uid):
+                return form
+        return b""
