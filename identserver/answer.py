@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from lookup.config.blocks import System
     from lookup.config.decision import Decision
+    from lookup.config.pseudonym import Pseudonyms
     from lookup.config.user_file import Fetched
     from lookup.config.words import Notice
     from lookup.connection import Address
@@ -189,10 +190,12 @@ def in_time(function: Callable[..., Result], *arguments: object) -> Result:
         raise IdentError(f"the lookup took longer than {LOOKUP_SECONDS:g} s") from None
 
 
-def load_system_file(options: Options, notices: list[Notice] | None = None) -> System | None:
+def load_system_file(
+    options: Options, notices: list[Notice] | None = None, kept: Pseudonyms | None = None
+) -> System | None:
     """Return what the system file allows; None: there is none. :raises IdentError: nobody may be named against it.
 
-    :param notices: see `system_file.load`.
+    :param notices: see `system_file.load`. :param kept: what the key makes, where it was read before (`keep_key`).
     """
     if not options.requires_system_file:
         try:
@@ -206,9 +209,26 @@ def load_system_file(options: Options, notices: list[Notice] | None = None) -> S
     from lookup.errors import ConfigError
 
     try:
-        return system_file.load(options.system_file, options.requires_system_file, notices)
+        system = system_file.load(options.system_file, options.requires_system_file, notices)
     except ConfigError as error:
         raise IdentError(str(error)) from None
+    return with_key(system, options, kept)
+
+
+def with_key(system: System | None, options: Options, kept: Pseudonyms | None = None) -> System | None:
+    """Return what the system file allows, with the key for the pseudonyms, if it has any."""
+    if system is not None and system.needs_key:
+        from lookup.config import key  # few system files have pseudonyms
+
+        key.unlock(system, options.key, kept)
+    return system
+
+
+def keep_key(options: Options) -> Pseudonyms | None:
+    """Return what the key makes, if we are root, who is about to be given up, and there is a key."""
+    from lookup.config import key
+
+    return key.keep(options.key)
 
 
 class _OneReply(Ends):

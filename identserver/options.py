@@ -58,6 +58,11 @@ class Options:
     idle: float | None = None
     config: str | None = None
     explain: str | None = None
+    key: str | None = None
+    new_key = False
+    reveal: str | None = None
+    asker = ""
+    date = ""
     ignored: Sequence[str] = ()
 
     @property
@@ -124,6 +129,16 @@ def address(text: str) -> str:
     return text
 
 
+def date(text: str) -> str:
+    """Return a day as ISO 8601 has it, YYYY-MM-DD. :raises ValueError: it is none."""
+    from time import strptime
+
+    strptime(text, "%Y-%m-%d")
+    if len(text) != len("YYYY-MM-DD"):
+        raise ValueError
+    return text
+
+
 class Refused(ValueError):
     """An option's argument can't be taken; the text says why."""
 
@@ -186,6 +201,12 @@ TABLE = (
     Option("", "check", "show that a real query gets a true answer here, or why not", ours=True),
     Option("", "explain", "say what would be answered for port-on-server and port-on-client, and why; without:"
            " for each connection of yours", MAYBE, "PORT,PORT", ours=True),
+    Option("", "key", "of the pseudonyms (default /etc/identd.key, or identd.key of the unit's credentials)", ONE,
+           "FILE", ours=True),
+    Option("", "new-key", "write a new key where there is none", ours=True),
+    Option("", "reveal", "say whom a pseudonym stands for", ONE, "NAME", ours=True),
+    Option("", "asker", "with --reveal: who was told a pseudonym per-asker", ONE, "ADDRESS", address, ours=True),
+    Option("", "date", "with --reveal: when a daily pseudonym was told, in UTC", ONE, "YYYY-MM-DD", date, ours=True),
     Option("m", "masquerade", "", becomes=IGNORE),
     Option("M", "masquerade-first", "", becomes=IGNORE),
     Option("f", "forward", "", MAYBE, "", port, missing=str(IDENT_PORT), becomes=IGNORE),

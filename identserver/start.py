@@ -63,6 +63,14 @@ def _run(options: Options, log: Log) -> int:
         from .admin.explain import explain
 
         return explain(options)
+    if options.new_key:
+        from .admin.key import new_key
+
+        return new_key(options)
+    if options.reveal is not None:
+        from .admin.reveal import reveal
+
+        return reveal(options)
     for name in options.ignored:
         log.write(Log.ERROR, f"{name} has no meaning here and is ignored")
     own = options.foreground and not options.stdio
@@ -92,14 +100,17 @@ def _lookups(options: Options) -> Lookups:
 
     :raises UsageError, OSError: root can't be given up.
     """
-    from .answer import Lookups, load_system_file
+    from .answer import Lookups, keep_key, load_system_file
+
+    kept = None
 
     def load() -> System | None:
-        return load_system_file(options)
+        return load_system_file(options, kept=kept)
 
     if os.geteuid() == 0 and (options.user is not None or options.group is not None):
         from .privileges import drop_privileges
 
+        kept = keep_key(options)
         drop_privileges(options.user, options.group)
     if os.geteuid() != 0:
         return Lookups(load)

@@ -176,7 +176,7 @@ BROKEN_USER = [
     (b"default { hide }", 1, 1, "global, to, from, fport or lport expected, not default"),
     (b"user alice { default { allow spoof } }", 1, 1, "expected, not user"),
     (b"global hide", 1, 8, "{ expected, not hide"),
-    (b"global { }", 1, 10, "hide, random, random_numeric, numeric, reply or forward expected, not }"),
+    (b"global { }", 1, 10, "hide, random, random_numeric, numeric, pseudonym, reply or forward expected, not }"),
     (b"global { allow spoof }", 1, 10, "expected, not allow"),
     (b"global { spoof }", 1, 10, "expected, not spoof"),
     (b"global { hide#x\n }", 1, 10, "expected, not hide#x"),

@@ -11,7 +11,7 @@ from lookup.errors import ConfigError, HiddenUser, IdentError, NoUser, Unknown
 from lookup.kernel import codec, dumps, sock_diag
 from lookup.owner import Answer, Facts, answer
 
-from ..answer import reply_line
+from ..answer import reply_line, with_key
 from ..options import UsageError
 from ..privileges import drop_privileges
 from ..protocol import parse_ports
@@ -46,13 +46,15 @@ def explain(options: Options) -> int:
     path = options.system_file
     system: System | ConfigError | None
     try:
-        system = system_file.load(path, options.requires_system_file)
+        system = with_key(system_file.load(path, options.requires_system_file), options)
     except ConfigError as error:
         system = error
     if os.geteuid() == 0:
         _give_up_root(options)
         if not isinstance(system, ConfigError) and system is not None and not os.access(path, os.R_OK):
             show(f"but      {path} was read as root: an identd that is not started as root replies UNKNOWN-ERROR")
+        if not isinstance(system, ConfigError) and system is not None and system.needs_key:
+            show("but      the key was read as root: an identd that starts as another user needs one that it can read")
     explanation = Explanation(options, system)
     if options.explain:
         ports = parse_ports(os.fsencode(options.explain))
@@ -144,6 +146,8 @@ class Explanation:
                 yield from self._as_the_owner(owner, server, client, decision)
         elif not isinstance(outcome, Answer):
             yield f"why      {outcome.detail or outcome}"
+            if system and isinstance(system.pseudonyms, Unknown) and os.geteuid() != 0:
+                yield "but      an identd that can read the key sends the pseudonym"
         elif opsys == "UNIX":
             yield "file     not read: nobody may do anything"
             yield self._permit(owner, name, ["spoof"])

@@ -27,7 +27,7 @@ def check_files(options: Options) -> bool:
 
     :raises UsageError: there is no such user. :raises IdentError: root could not be given up.
     """
-    right = _check_system_file(options.system_file, options.requires_system_file)
+    right = _check_system_file(options)
     if options.user is None:
         return right
     return _check_users_file(_uid(options.user)) and right
@@ -48,7 +48,8 @@ def _uid(user: str) -> int:
     return uid
 
 
-def _check_system_file(path: str, required: bool) -> bool:
+def _check_system_file(options: Options) -> bool:
+    path, required = options.system_file, options.requires_system_file
     notices: list[Notice] = []
     error = None
     try:
@@ -63,7 +64,22 @@ def _check_system_file(path: str, required: bool) -> bool:
     if fix:
         show(f"warning: {path}: an identd that is not started as root can't read it, and replies UNKNOWN-ERROR ({fix})")
     show(f"system   {path}" if system else f"system   no {path}: nobody may do anything")
-    return True
+    return system is None or not system.needs_key or _check_key(options)
+
+
+def _check_key(options: Options) -> bool:
+    """Print what is wrong with the key of the pseudonyms; return whether it is right, as far as we can see."""
+    from lookup.config import key  # few system files have pseudonyms
+
+    found, path = key.read(options.key), key.place(options.key)
+    if not isinstance(found, Unknown):
+        show(f"key      {path}")
+        return True
+    if os.geteuid() != 0 and os.path.exists(path) and not os.access(path, os.R_OK):
+        show(f"warning: the key {path} is not for uid {os.geteuid()}: whether it is right, root can check")
+        return True
+    show(f"error: pseudonyms are UNKNOWN-ERROR: {found.reason}")
+    return False
 
 
 def _check_users_file(uid: int) -> bool:

@@ -8,7 +8,7 @@ import time
 from lookup.config import system_file
 from lookup.errors import IdentError, Unknown
 
-from ..answer import load_system_file
+from ..answer import load_system_file, with_key
 from .workers import SYSTEM_FILE
 
 TYPE_CHECKING = False  # see deadlines.py
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lookup.config.blocks import System
+    from lookup.config.pseudonym import Pseudonyms
 
     from ..log import Log
     from ..options import Options
@@ -42,13 +43,15 @@ def signature(options: Options) -> Signature:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def read(options: Options) -> System | Unknown | None:
+def read(options: Options, kept: Pseudonyms | None) -> System | Unknown | None:
     """Read the system file for the first time; None: there is none, or the options leave it nothing to decide.
 
     `Unknown`: it can't be read or is wrong. To name somebody against it would be worse than to name nobody.
+
+    :param kept: what the key makes that was read as root, for pseudonyms.
     """
     try:
-        return load_system_file(options, []) if options.reply_all is None else None
+        return load_system_file(options, [], kept) if options.reply_all is None else None
     except IdentError as error:
         return Unknown(error.detail)
 
@@ -58,14 +61,16 @@ class SystemFile:
 
     def __init__(
         self, options: Options, seen: Signature, system: System | Unknown | None, in_thread: Callable[..., Any],
-        put_in_force: Callable[[System | None], object], log: Log,
+        put_in_force: Callable[[System | None], object], log: Log, kept: Pseudonyms | None = None,
     ) -> None:  # fmt: skip
         """:param seen: the file's signature before it was read: a change meanwhile must be noticed.
 
         :param system: what was read then.
         :param in_thread: has a function called that may block, as `Lookups.in_thread` does.
         :param put_in_force: called with what the file allows, each time that it was read well.
+        :param kept: what the key makes that was read as root: it counts for as long as it can't be read again.
         """
+        self._kept = kept
         self._options, self._log = options, log
         self._in_thread, self._put_in_force = in_thread, put_in_force
         self._seen = seen
@@ -122,7 +127,8 @@ class SystemFile:
         """Run in a thread: read the file, or look up the users in what was read."""
         for system in systems:
             if system is None:
-                yield system_file.load(self._options.system_file, self._options.requires_system_file, [])
+                loaded = system_file.load(self._options.system_file, self._options.requires_system_file, [])
+                yield with_key(loaded, self._options, self._kept)
             else:
                 yield system_file.look_up_again(system)
 
@@ -152,6 +158,8 @@ class SystemFile:
         elif system is not None:
             for notice in system.missing:
                 self._log.write(self._log.ERROR, str(notice))
+            if isinstance(system.pseudonyms, Unknown):
+                self._log.write(self._log.ERROR, f"{system.pseudonyms.reason}; nobody with a pseudonym is named")
 
     def _keep_the_old(self, failure: Any) -> None:
         reason = getattr(failure.value, "detail", failure.value)

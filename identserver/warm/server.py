@@ -6,7 +6,7 @@ import functools
 import os
 import time
 
-from ..answer import LINGER_SECONDS, AnsweringServer
+from ..answer import LINGER_SECONDS, AnsweringServer, keep_key
 from ..inherited import listener_name
 from ..log import SEND_AGAIN_SECONDS, Log
 from ..privileges import drop_privileges
@@ -42,7 +42,8 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     """
     # Before it is read, so that a change meanwhile is noticed.
     seen = reloading.signature(options)
-    system = reloading.read(options)
+    kept = keep_key(options)
+    system = reloading.read(options, kept)
     drop_privileges(options.user, options.group)
     # Not before: where Python, or its packages, are closed to the user that we became, this fails and is reported.
     import asyncio
@@ -65,7 +66,7 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
         readers.start()  # while there is one thread
     limit = connection_limit(options.limit)
     lookups = Lookups(loop, system, limit, complain, readers, sub_ids)
-    system_file = reloading.SystemFile(options, seen, system, lookups.in_thread, lookups.use, log)
+    system_file = reloading.SystemFile(options, seen, system, lookups.in_thread, lookups.use, log, kept)
     try:
         Server(listeners, options, log, idle, loop, lookups, system_file, complain, limit).run()
     finally:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ..connection import Address
     from .names import Hosts, Network
+    from .pseudonym import Pseudonyms
     from .words import Notice, Words
 
     #: One end of a connection: the address as octets (none: it is not known), and the port.
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     #: Returns the addresses of a host name: those of 4 or of 16 octets, or (0) all of them.
     Resolve = Callable[["HostName", int], Union[tuple[bytes, ...], Unknown]]
+
+    #: What follows a statement's keyword: see `Statement`.
+    Arguments = Union[tuple[bytes, ...], tuple[Union[str, "HostName"], Union[int, Unknown]], tuple[str, ...]]
 
     #: The uids that login names have.
     Uids = dict[bytes, Union[int, Unknown, None]]
@@ -170,13 +174,14 @@ class Statement(_Placed):
     """What a block says: what is sent in place of the login name.
 
     ``kind``: the keyword; ``arguments``: the texts of a reply (octets), or the host (its address as text, or a
-    `HostName`) and the port of a forward (`Unknown`: the service's name could not be looked up).
+    `HostName`) and the port of a forward (`Unknown`: the service's name could not be looked up), or the words after
+    ``pseudonym`` in their order.
     """
 
     __slots__ = ("arguments", "kind")
 
     def __init__(
-        self, kind: str, arguments: tuple[bytes, ...] | tuple[str | HostName, int | Unknown], words: Words, at: int
+        self, kind: str, arguments: Arguments, words: Words, at: int
     ) -> None:
         super().__init__(words, at)
         self.kind = kind
@@ -245,9 +250,14 @@ class System:
 
     By whose they are now, see `assign`: ``users``: the ranges of each uid's block; ``doubtful``: those of blocks of
     whom it is not known, each with the reason; ``twice``: why a uid's block is not known, where it has two.
+
+    ``needs_key``: whether pseudonyms are allowed or forced; ``pseudonyms``: what the key makes, or why there is none.
     """
 
-    __slots__ = ("default", "doubtful", "hosts", "missing", "notices", "path", "sections", "twice", "users")
+    __slots__ = (
+        "default", "doubtful", "hosts", "missing", "needs_key", "notices", "path", "pseudonyms", "sections", "twice",
+        "users",
+    )  # fmt: skip
 
     def __init__(self, path: str, hosts: Hosts) -> None:
         self.path = path
@@ -259,6 +269,8 @@ class System:
         self.twice: dict[int, Unknown] = {}
         self.notices: list[Notice] = []
         self.missing: list[Notice] = []
+        self.needs_key = False
+        self.pseudonyms: Pseudonyms | Unknown | None = None
 
     def assign(self, uids: Uids) -> list[tuple[Section, Section]]:
         """Give each block to the user who has its name now; return the pairs that are one user's.
@@ -288,5 +300,6 @@ class System:
         again = System(self.path, self.hosts)
         again.default, again.sections = self.default, self.sections
         again.notices, again.missing = self.notices, self.missing
+        again.needs_key, again.pseudonyms = self.needs_key, self.pseudonyms
         again.assign(uids)
         return again

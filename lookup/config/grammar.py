@@ -7,14 +7,15 @@ The language is oidentd's: the system file says what users may do, a user's file
     user-block    = "user" STRING "{" 1*range "}"            ; a login name, or a uid
     range         = ( "default" / 1*filter ) "{" 1*line "}"
     line          = ( "allow" / "deny" ) capability
-                  / "force" ( simple / "reply" 1*255STRING / "forward" STRING STRING )
+                  / "force" ( simple / pseudonym / "reply" 1*255STRING / "forward" STRING STRING )
 
     user-file     = *( ( "global" / 1*filter ) "{" statement "}" )
-    statement     = "hide" / "random" / "random_numeric" / "numeric"
+    statement     = "hide" / "random" / "random_numeric" / "numeric" / pseudonym
                   / "reply" 1*STRING / "forward" STRING STRING  ; a host and a port
 
     filter        = ( "to" / "from" / "fport" / "lport" ) STRING  ; each at most once
-    capability    = simple / "forward"
+    capability    = simple / "forward" / "pseudonym"
+    pseudonym     = "pseudonym" *( "per-asker" / "daily" / 1*DIGIT )    ; each at most once; a length from 7 to 32
     simple        = "hide" / "random" / "random_numeric" / "numeric" / "spoof" / "spoof_all" / "spoof_privport"
 
 STRING is a word or a quoted string, but not a keyword; keywords have no quotes, and any case.
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 MAX_FORCED_REPLIES = 255
 
 _SPOOF, _SPOOF_MORE = CAPABILITIES[b"spoof"], CAPABILITIES[b"spoof_all"] | CAPABILITIES[b"spoof_privport"]
+_PSEUDONYM = CAPABILITIES[b"pseudonym"]
 
 # uid = [ 1*blank ] [ "+" / "-" ] 1*DIGIT     ; strtol(3)'s, as oidentd reads it
 _UID = rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})"
@@ -114,7 +116,7 @@ class _UserFile(Parser):
             self.expect(b"{")
             kind = self.keyword()
             if kind not in STATEMENTS:
-                self.unexpected("hide, random, random_numeric, numeric, reply or forward")
+                self.unexpected("hide, random, random_numeric, numeric, pseudonym, reply or forward")
             self.at += 1
             blocks.append(UserBlock(where, self.statement(kind, self.at - 1), self.words, at))
             self.expect(b"}")
@@ -258,6 +260,7 @@ class _SystemFile(Parser):
                 force = None
             if word == b"allow":
                 bits |= bit
+                self.system.needs_key |= bool(bit & _PSEUDONYM)
                 more = at if bit & _SPOOF_MORE else more
             else:
                 bits &= ~bit
@@ -269,11 +272,12 @@ class _SystemFile(Parser):
     def force(self) -> tuple[int, Statement]:
         kind = self.keyword()
         if kind != b"reply" and kind not in CAPABILITIES:
-            self.unexpected("reply, forward, hide, random, random_numeric, numeric or spoof")
+            self.unexpected("reply, forward, hide, random, random_numeric, numeric, pseudonym or spoof")
         at, bit = self.at - 1, CAPABILITIES.get(kind, 0)
         self.at += 1
         if bit & (_SPOOF | _SPOOF_MORE):
             self.notice(at, "the login name is forced by this, whatever the user's file says")
+        self.system.needs_key |= bool(bit & _PSEUDONYM)
         return bit, self.statement(kind, at, MAX_FORCED_REPLIES)
 
 

@@ -12,10 +12,11 @@ from .made_up import MADE_UP
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from .blocks import Resolve, Statement
+    from .blocks import End, Resolve, Statement
     from .made_up import Choose
+    from .pseudonym import Pseudonyms
 
 #: Far ports below this one are the privileged ones (ip(7)), whose servers may trust the name.
 _PRIVILEGED = 1024
@@ -31,7 +32,7 @@ class Naming:
         self,
         owner_uid: int,
         login: bytes,
-        far_port: int,
+        far_end: End,
         uid_of: Callable[[bytes], int | Unknown | None],
         forward: Callable[[str, int], bytes | Unknown | None],
         choose: Choose,
@@ -39,11 +40,12 @@ class Naming:
     ) -> None:
         self.owner_uid = owner_uid
         self.login = login
-        self.far_port = far_port
+        self.asker, self.far_port = far_end
         self.uid_of = uid_of
         self.forward = forward
         self.choose = choose
         self.resolve = resolve
+        self.pseudonyms: Pseudonyms | Unknown | None = None
         #: What was picked or made up, by the statement that it is for.
         self.picked: dict[object, bytes] = {}
         self.decision = Decision(os.fsdecode(login))
@@ -80,13 +82,21 @@ class Naming:
             self.explain(f"chosen from {len(replies)} replies: {quoted(reply)}")
         return reply
 
-    def make_up(self, kind: str) -> bytes | Unknown | None:
+    def make_up(self, statement: Statement) -> bytes | Unknown | None:
         """Return a name that is nobody's, or None: those that were made up are another user's."""
+        kind = statement.kind, statement.arguments
         if kind in self.picked:
             return self.picked[kind]
-        for _ in range(1 if kind == "numeric" else _ATTEMPTS):
-            name = MADE_UP[kind](self.owner_uid, self.choose)
-            mistaken = self.mistaken_for(name)
+        if statement.kind == "pseudonym":
+            names: Iterable[bytes] | Unknown = self.pseudonyms_for(statement)
+        else:
+            attempts = range(1 if statement.kind == "numeric" else _ATTEMPTS)
+            names = (MADE_UP[statement.kind](self.owner_uid, self.choose) for _ in attempts)
+        if isinstance(names, Unknown):
+            return names
+        for name in names:
+            # A pseudonym that is the owner's own name would tell it.
+            mistaken = self.mistaken_for(name, -1 if statement.kind == "pseudonym" else self.owner_uid)
             if isinstance(mistaken, Unknown):
                 return mistaken
             if not mistaken:
@@ -94,7 +104,21 @@ class Naming:
                 self.picked[kind] = name
                 return name
             self.explain(f"made up, and not sent, as it is the name of another user: {quoted(name)}")
+        if statement.kind == "pseudonym":
+            return Unknown(f"the pseudonyms of uid {self.owner_uid} are login names")
         return None
+
+    def pseudonyms_for(self, statement: Statement) -> Iterable[bytes] | Unknown:
+        """Return the owner's pseudonyms in their order. `Unknown`: they can't be made, which never tells the name."""
+        if self.pseudonyms is None or isinstance(self.pseudonyms, Unknown):
+            reason = "no key was read" if self.pseudonyms is None else self.pseudonyms.reason
+            return Unknown(f"the pseudonym at {statement.rule}: {reason}")
+        from .pseudonym import TURNS, Form  # imported by now, as the key was read
+
+        if not self.asker:
+            return Unknown(f"the pseudonym at {statement.rule}: who asks is not known")
+        pseudonyms, form = self.pseudonyms, Form(tuple(map(str, statement.arguments)))
+        return (pseudonyms.name(self.owner_uid, form, self.asker, turn) for turn in range(TURNS))
 
     def ask_server(self, statement: Statement) -> bytes | Unknown | None:
         """Return the name that another server gives, or None."""
@@ -147,7 +171,7 @@ class Naming:
         if holder == self.owner_uid:
             self.explain(f"granted: {quoted(name)} is the owner's own name")
             return True
-        mistaken = b"" if "spoof_all" in capabilities else self.mistaken_for(name)
+        mistaken = b"" if "spoof_all" in capabilities else self.mistaken_for(name, self.owner_uid)
         if isinstance(mistaken, Unknown) and mistaken.unasked:
             return mistaken
         if mistaken and not isinstance(mistaken, Unknown):
@@ -169,8 +193,8 @@ class Naming:
         self.decision.lacking.append(capability)
         self.explain(f"refused: {reason}")
 
-    def mistaken_for(self, name: bytes) -> bytes | Unknown:
-        """Return the other user's login name that a client may take a name for, or ``b""``."""
+    def mistaken_for(self, name: bytes, uid: int) -> bytes | Unknown:
+        """Return the login name that a client may take a name for, if it is not that of a uid; else ``b""``."""
         from .readings import readings  # only where a name is sent that is not the owner's
 
         for form in readings(name):
@@ -178,6 +202,6 @@ class Naming:
             if isinstance(holder, Unknown):
                 return holder
             # A name of one's own in another form needs spoof, but is not another's.
-            if holder not in (None, self.owner_uid):
+            if holder not in (None, uid):
                 return form
         return b""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn, TypeVar
 
-    from .blocks import Range, Resolve, UserBlock
+    from .blocks import Arguments, Range, Resolve, UserBlock
     from .words import Notice
 
     Meaning = TypeVar("Meaning")
@@ -24,13 +24,31 @@ MAX_REPLIES = 20
 CAPABILITIES = {
     name: 1 << bit
     for bit, name in enumerate(
-        (b"spoof", b"spoof_all", b"spoof_privport", b"hide", b"random", b"random_numeric", b"numeric", b"forward")
+        (
+            b"spoof", b"spoof_all", b"spoof_privport", b"hide", b"random", b"random_numeric", b"numeric", b"forward",
+            b"pseudonym",
+        )
     )
 }
 
 _FILTERS = frozenset((b"to", b"from", b"fport", b"lport"))
-STATEMENTS = frozenset((b"hide", b"random", b"random_numeric", b"numeric", b"reply", b"forward"))
-_KEYWORDS = _FILTERS | STATEMENTS | CAPABILITIES.keys() | {b"default", b"user", b"global", b"allow", b"deny", b"force"}
+STATEMENTS = frozenset((b"hide", b"random", b"random_numeric", b"numeric", b"reply", b"forward", b"pseudonym"))
+
+#: Keywords that oidentd does not have. They are keywords only where a statement or a capability may stand.
+_NEW = frozenset((b"pseudonym",))
+
+_KEYWORDS = (
+    _FILTERS | STATEMENTS | CAPABILITIES.keys() | {b"default", b"user", b"global", b"allow", b"deny", b"force"}
+) - _NEW
+
+#: What may follow ``pseudonym``, and how many letters it may have; the last: before IRC servers cut it.
+_FORMS = frozenset((b"per-asker", b"daily"))
+SHORTEST, LONGEST, USUAL = 7, 32, 9
+
+#: Digits of a length: int() takes time that grows with the square of their number.
+_DIGITS = 3
+
+_LONG = "IRC servers cut names at 9 or 10 letters: what they show is not the whole name"
 
 #: What is not a string, in lower case.
 _NO_STRINGS = _KEYWORDS | {b"{", b"}", b""}
@@ -118,7 +136,7 @@ class Parser:
         :param at: the index of its first word.
         :param refuse: the most replies that it may have; 0: any number, of which the first `MAX_REPLIES` count.
         """
-        arguments: tuple[bytes, ...] | tuple[str | HostName, int | Unknown] = ()
+        arguments: Arguments = ()
         if kind == b"reply":
             arguments = self.replies(refuse)
         elif kind == b"forward":
@@ -127,7 +145,25 @@ class Parser:
             if isinstance(server, HostName):
                 self.hosts.setdefault(server, place)
             arguments = server, self.meaning(self.names.port, "a port")
+        elif kind == b"pseudonym":
+            arguments = self.form()
         return Statement(kind.decode("ascii"), arguments, self.words, at)
+
+    def form(self) -> tuple[str, ...]:
+        """Take what may follow ``pseudonym``, each once, and return it in one order."""
+        found: dict[str, str] = {}
+        while (word := self.keyword()) in _FORMS or word.isdigit():
+            kind = "length" if word.isdigit() else word.decode("ascii")
+            length = int(word) if word.isdigit() and len(word) <= _DIGITS else 0
+            if kind in found:
+                self.words.fail(self.at, f"each word once expected, not a second {kind}")
+            if kind == "length" and not SHORTEST <= length <= LONGEST:
+                self.unexpected(f"a length from {SHORTEST} to {LONGEST}")
+            if length > USUAL:
+                self.notice(self.at, _LONG)
+            found[kind] = str(length) if length else kind
+            self.at += 1
+        return tuple(found[kind] for kind in ("per-asker", "daily", "length") if kind in found)
 
     def replies(self, refuse: int) -> tuple[bytes, ...]:
         replies = [self.reply()]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: What a user's file may ask for so that their name is not told. Where none of it is allowed, and the file can't be
 #: read, it is told.
-_DISGUISES = frozenset(("hide", "random", "random_numeric", "numeric"))
+_DISGUISES = frozenset(("hide", "random", "random_numeric", "numeric", "pseudonym"))
 
 
 def decide(
@@ -59,11 +59,13 @@ def decide(
     :param resolve: returns the addresses of a host name in the owner's file; :param resolve_rule: in the system file.
     :raises ValueError: a host is not an address. What the functions raise is passed on.
     """
-    question = _Question(owner_uid, login, client[1], uid_of, forward, choose, resolve)
+    far_end = pack_end(client)
+    question = _Question(owner_uid, login, far_end, uid_of, forward, choose, resolve)
     if system is None:
         question.explain("there is no system file, so nobody may do anything")
         return question.send_login()
-    selection = Selection((pack_end(server), pack_end(client)), question.explain)
+    question.pseudonyms = system.pseudonyms
+    selection = Selection((pack_end(server), far_end), question.explain)
     rules = selection.rules(system, owner_uid, resolve_rule)
     question.decision.rule = selection.rule or NO_RULE
     if isinstance(rules, Unknown):
@@ -126,11 +128,11 @@ class _Question(Naming):
 
     def fork(self, doubt: Unknown) -> _Question:
         """Return the same question, for one of several cases, in which the same names are picked."""
-        fork = _Question(
-            self.owner_uid, self.login, self.far_port, self.uid_of, lambda host, port: doubt, self.choose,
-            self.resolve,
-        )  # fmt: skip
-        fork.picked = self.picked
+        fork: _Question = object.__new__(_Question)
+        fork.__dict__.update(self.__dict__)
+        fork.forward = lambda host, port: doubt
+        fork.decision = Decision(self.decision.login)
+        fork.explain = fork.decision.steps.append
         fork.decision.files, fork.decision.path = self.decision.files, self.decision.path
         fork.decision.rule = self.decision.rule
         fork.decision.steps += self.decision.steps
@@ -148,8 +150,8 @@ class _Question(Naming):
             if isinstance(named, Unknown):
                 return self.give_up(named)
             return self.hide() if named is None else self.send(named)
-        if statement.kind in MADE_UP:
-            name = self.make_up(statement.kind)
+        if statement.kind in MADE_UP or statement.kind == "pseudonym":
+            name = self.make_up(statement)
             if isinstance(name, Unknown):
                 return self.give_up(name)
             return self.hide() if name is None else self.send(name)
@@ -166,8 +168,8 @@ class _Question(Naming):
         self.explain(f"granted: {statement.kind} is allowed")
         if statement.kind == "hide":
             return self.hide()
-        if statement.kind in MADE_UP:
-            name = self.make_up(statement.kind)
+        if statement.kind in MADE_UP or statement.kind == "pseudonym":
+            name = self.make_up(statement)
             if isinstance(name, Unknown):
                 return self.give_up(name)
             return self.send_login() if name is None else self.send(name)

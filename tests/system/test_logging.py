@@ -393,7 +393,7 @@ def test_a_users_file_that_cannot_be_used(
 ) -> None:
     """One line says whose file it is, which and why, with its place where it is read, however quiet the log is."""
     path = carol.write("global {\n hidde }" if what == "broken" else "global { hide }")
-    reason = ":2:2: hide, random, random_numeric, numeric, reply or forward expected, not hidde"
+    reason = ":2:2: hide, random, random_numeric, numeric, pseudonym, reply or forward expected, not hidde"
     if what == "another's":
         os.chown(path, 0, 0)
         reason = f": belongs to uid 0, not to the owner of the connection ({carol.uid})"
