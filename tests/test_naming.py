@@ -127,3 +127,116 @@ def test_the_key_is_needed() -> None:
     """Only a file with pseudonyms has the key read."""
     for text, needed in ((FORCED, True), (ALLOWED, True), (b"default { default { deny pseudonym } }", False)):
         assert parse_system(text, "f", lambda names: {}).needs_key is needed
+
+
+# What stands in place of the login name.
+
+HIDE = b"default { default { default_hide allow spoof allow hide allow random } }"
+GUEST = b'default { default { default_reply "guest" allow spoof } }'
+
+
+def test_a_default() -> None:
+    """Where the user wishes nothing it stands in place of the login name; what they may wish replaces it."""
+    assert ask(HIDE).user is None and ask(HIDE).unknown is None
+    assert ask(GUEST).user == b"guest"
+    for system in (HIDE, GUEST):
+        assert ask(system, b'global { reply "x" }').user == b"x"
+        assert ask(system, b'fport 1 { reply "x" }').user == ask(system).user
+        # Their own name is theirs to tell.
+        assert ask(system, b'global { reply "alice" }').user == b"alice"
+
+
+@pytest.mark.parametrize(
+    "file",
+    [b'global { reply "bob" }', b'global { reply "a\\nb" }', b"global { numeric }", b"global { forward 10.0.0.9 113 }",
+     b"global { pseudonym }"],
+)  # fmt: skip
+def test_nobody_steps_out_by_a_refused_wish(file: bytes) -> None:
+    """It stands for the login name wherever that would be sent: after a refusal, and where nothing can be sent."""
+    assert ask(HIDE, file).user is None and ask(HIDE, file).unknown is None
+    assert ask(GUEST, file).user == b"guest"
+
+
+def test_a_forward_that_fails() -> None:
+    """Nor by a server that names nobody, or somebody else."""
+    for line in (b"default_hide", b"default_reply guest"):
+        system = b"default { default { %s allow forward } }" % line
+        assert ask(system, b"global { forward 10.0.0.9 113 }").user == ask(system).user != b"alice"
+
+
+def test_a_default_for_who_has_no_login_name() -> None:
+    """The uid is not sent either."""
+    found = ask(GUEST, login=b"")
+    assert (found.user, found.system) == (b"guest", "UNIX")
+    assert ask(HIDE, login=b"").user is None
+
+
+def test_a_file_that_does_not_count() -> None:
+    """A file that can't be read, or does not parse, leaves the default; where it might have asked for less, nothing."""
+    ends = ("10.0.0.1", 40000), ASKER
+    for system, told in ((GUEST, b"guest"), (HIDE, None)):
+        policy = parse_system(system, "system", lambda names: {})
+        decision = decide(1001, b"alice", *ends, policy, lambda: Unknown("EIO"), UIDS.get, lambda host, port: None)
+        assert decision.user == told
+
+
+def test_blocks_inherit_it() -> None:
+    """As they inherit capabilities: from the default block's inner default, from there on, and it can be replaced."""
+    rest = b"user bob { default { allow hide } } user alice { fport 1 { allow hide } default { default_reply me } }"
+    before = b"user alice { default { allow hide } } " + HIDE
+    assert ask(before).user == b"alice"
+    system = HIDE + rest
+    assert ask(system).user == b"me"
+    assert ask(system, asker=("192.0.2.1", 1)).user == b"me"
+    assert ask(HIDE + b"user alice { default { allow hide } }").user is None
+    assert ask(HIDE + b"user alice { fport 1:7000 { default_reply a } }").user == b"a"
+    filtered = b"default { fport 6667 { default_hide } } user alice { default { allow hide } }"
+    assert ask(filtered).user == b"alice"
+    again = b"".join(b"user %s { default { allow hide } } " % user for user in (b"bob", b"7", b"8", b"alice"))
+    assert ask(HIDE + again).user is None
+
+
+def test_a_force_is_stronger() -> None:
+    """What is forced is sent, the login name too; and a force in the default block hands no default on."""
+    assert ask(b"default { default { default_hide } fport 6667 { force spoof } }").user == b"alice"
+    own = b"user alice { default { allow hide } }"
+    assert ask(b"default { default { default_hide force spoof } }" + own).user == b"alice"
+    assert ask(b"default { default { default_hide force reply x } }").user == b"x"
+    assert ask(b"default { default { force reply x } fport 6667 { default_reply guest } }").user == b"guest"
+    assert ask(b"default { default { force hide default_reply guest } }").user == b"guest"
+
+
+def test_alike_where_it_is_unknown_which_block_counts() -> None:
+    """Two blocks that differ by their default alone are not the same."""
+    differ = b"default { default { default_hide } to host.invalid { default_reply guest } }"
+    assert ask(differ).unknown is not None
+    assert ask(b"default { default { default_hide } to host.invalid { default_hide } }").unknown is None
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "reason"),
+    [
+        (b'default_reply ""', 35, "not empty"), (b'default_reply "a\\rb"', 35, "no NUL, CR or LF"),
+        (b"default_reply }", 35, "a reply expected"), (b"default_reply a b", 37, "allow, deny or force, or }"),
+        (b"default_hid", 21, "default_hide or default_reply"), (b"force default_hide", 27, "reply, forward"),
+        (b"allow default_hide", 27, "forward, "),
+    ],
+)  # fmt: skip
+def test_a_wrong_default(line: bytes, column: int, reason: str) -> None:
+    """An error has its place."""
+    with pytest.raises(ConfigError, match=reason) as error:
+        ask(b"default { default { %s } }" % line)
+    assert error.value.column == column
+
+
+def test_notices_about_defaults() -> None:
+    """A name that IRC servers cut, and a statement that was swallowed by a list of replies, are warned of."""
+
+    def warned(text: bytes) -> list[str]:
+        notices: list[Any] = []
+        parse_system(text, "f", lambda names: {}, notices)
+        return [notice.reason for notice in notices]
+
+    assert "IRC servers cut" in warned(b"default { default { default_reply longernamed } }")[0]
+    assert "one more reply" in warned(b"default { default { force reply x default_hide } }")[0]
+    assert warned(GUEST) == []

@@ -201,15 +201,18 @@ class Range(_Placed):
     """One block of the system file.
 
     ``where``: its filters; ``capabilities``: what it allows, by name, inherited ones included; ``force``: the
-    statement that it forces on the user, or None. What forces a statement allows nothing.
+    statement that it forces on the user, or None. What forces a statement allows nothing. ``instead``: what is sent
+    wherever the login name would be (``default_hide``, ``default_reply``), or None.
     """
 
-    __slots__ = ("capabilities", "force", "where")
+    __slots__ = ("capabilities", "force", "instead", "where")
 
     def __init__(
-        self, where: Where, capabilities: frozenset[str], force: Statement | None, words: Words, at: int
-    ) -> None:
+        self, where: Where, capabilities: frozenset[str], force: Statement | None, words: Words, at: int,
+        instead: Statement | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(words, at)
+        self.instead = instead
         self.where = where
         self.capabilities = capabilities
         self.force = force

@@ -7,6 +7,7 @@ The language is oidentd's: the system file says what users may do, a user's file
     user-block    = "user" STRING "{" 1*range "}"            ; a login name, or a uid
     range         = ( "default" / 1*filter ) "{" 1*line "}"
     line          = ( "allow" / "deny" ) capability
+                  / "default_hide" / "default_reply" STRING
                   / "force" ( simple / pseudonym / "reply" 1*255STRING / "forward" STRING STRING )
 
     user-file     = *( ( "global" / 1*filter ) "{" statement "}" )
@@ -30,7 +31,7 @@ from ..users import database
 from ..users.names import LAST_UID
 from .blocks import EVERYWHERE, Range, Section, System, UserBlock
 from .names import Hosts, Resolver
-from .parser import CAPABILITIES, STATEMENTS, Parser
+from .parser import CAPABILITIES, DEFAULTS, STATEMENTS, Parser
 from .words import shown
 
 TYPE_CHECKING = False  # see connection.py
@@ -124,13 +125,15 @@ class _UserFile(Parser):
 
 
 class _SystemFile(Parser):
-    """A system file. ``inherited``: the capabilities that a block begins with, from here on."""
+    """A system file. ``inherited``: the capabilities that a block begins with, from here on, and ``instead``."""
 
     def __init__(self, data: bytes, path: str) -> None:
         super().__init__(data, path)
         self.system = System(path, Hosts())
         self.system.notices = self.notices
         self.inherited = 0
+        #: What such a block has in place of the login name.
+        self.instead: Statement | None = None
         self.default_at = -1
         self.sets: dict[int, frozenset[str]] = {}
         self.known: dict[tuple[object, ...], tuple[Where, frozenset[str]]] = {}
@@ -194,14 +197,15 @@ class _SystemFile(Parser):
             return self.ranges(False)
         if b"force" in self.tokens[begin:end]:
             return self.ranges(False)
-        text = (self.inherited, *self.tokens[begin:end])
+        text = (self.inherited, self.instead, *self.tokens[begin:end])
         if text in self.known:
             self.at = end
             where, capabilities = self.known[text]
-            return [Range(where, capabilities, None, self.words, begin + 1)]
+            return [Range(where, capabilities, None, self.words, begin + 1, self.instead)]
         noticed = len(self.notices)
         ranges = self.ranges(False)
-        if self.at == end and ranges[0].force is None and len(self.notices) == noticed:
+        alike = ranges[0].force is None and ranges[0].instead is self.instead
+        if self.at == end and alike and len(self.notices) == noticed:
             self.known[text] = ranges[0].where, ranges[0].capabilities
         return ranges
 
@@ -224,21 +228,22 @@ class _SystemFile(Parser):
             at = self.at
             where = self.where(b"default", instead)
             self.expect(b"{")
-            bits, force = self.lines(of_default and where is EVERYWHERE)
+            bits, force, default = self.lines(of_default and where is EVERYWHERE)
             if of_default and where is EVERYWHERE:
-                self.inherited = bits
+                self.inherited, self.instead = bits, default
             if bits not in self.sets:
                 self.sets[bits] = frozenset(name.decode("ascii") for name, bit in CAPABILITIES.items() if bits & bit)
-            ranges.append(Range(where, self.sets[bits], force, self.words, at))
+            ranges.append(Range(where, self.sets[bits], force, self.words, at, default))
             instead = " or }"
         self.at += 1
         if len(ranges) > 1:
             self.overridden(ranges)
         return ranges
 
-    def lines(self, inherits: bool) -> tuple[int, Statement | None]:
-        """Take the lines of a range up to its end; return its capabilities and what it forces."""
+    def lines(self, inherits: bool) -> tuple[int, Statement | None, Statement | None]:
+        """Take the lines of a range up to its end; return its capabilities, what it forces, and its ``instead``."""
         bits, force, more = self.inherited, None, -1
+        instead = self.instead
         first = self.at
         while self.at == first or self.tokens[self.at] != b"}":
             at, word = self.at, self.keyword()
@@ -248,13 +253,10 @@ class _SystemFile(Parser):
                     self.notice(at, "this force makes the lines above it in its block void")
                 bits, force = self.force()
                 continue
-            if word not in (b"allow", b"deny"):
-                self.at = at
-                self.unexpected("allow, deny or force" + ("" if at == first else ", or },"))
-            bit = CAPABILITIES.get(self.keyword(), 0)
-            if not bit:
-                self.unexpected("forward, " + ", ".join(name.decode("ascii") for name in CAPABILITIES))
-            self.at += 1
+            if word in DEFAULTS:
+                instead, bit = self.statement(word, at), 0
+            else:
+                bit = self.capability(word, at, "" if at == first else ", or },")
             if force is not None:
                 self.notice(at, "this line cancels the force above it, whose capability is granted instead")
                 force = None
@@ -267,7 +269,19 @@ class _SystemFile(Parser):
         self.at += 1
         if more >= 0 and not bits & _SPOOF and not inherits:
             self.notice(more, "this has no effect without the capability spoof")
-        return (0 if force else bits), force
+        return (0, force, None) if force else (bits, None, instead)
+
+    def capability(self, word: bytes, at: int, or_else: str) -> int:
+        """Take the capability of an ``allow`` or ``deny``. :param or_else: what else might have stood here."""
+        if word not in (b"allow", b"deny"):
+            self.at = at
+            default = "default_hide or default_reply" if word.startswith(b"default") else ""
+            self.unexpected((default or "allow, deny or force") + or_else)
+        bit = CAPABILITIES.get(self.keyword(), 0)
+        if not bit:
+            self.unexpected("forward, " + ", ".join(name.decode("ascii") for name in CAPABILITIES))
+        self.at += 1
+        return bit
 
     def force(self) -> tuple[int, Statement]:
         kind = self.keyword()

@@ -46,6 +46,8 @@ class Naming:
         self.choose = choose
         self.resolve = resolve
         self.pseudonyms: Pseudonyms | Unknown | None = None
+        #: What is sent wherever the login name would be; None: the login name.
+        self.instead: Statement | None = None
         #: What was picked or made up, by the statement that it is for.
         self.picked: dict[object, bytes] = {}
         self.decision = Decision(os.fsdecode(login))
@@ -58,6 +60,10 @@ class Naming:
         return self.decision
 
     def send_login(self) -> Decision:
+        if self.instead is not None:
+            self.explain(f"in place of the login name counts {self.instead} (line {self.instead.line})")
+            reply = self.instead.arguments[0] if self.instead.arguments else None
+            return self.send(reply) if isinstance(reply, bytes) else self.hide()
         if not self.login:
             self.explain("the owner has no login name: the uid is sent")
             self.decision.system = "OTHER"

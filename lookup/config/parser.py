@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..connection import can_be_sent
 from ..errors import Unknown
 from .blocks import EVERYWHERE, HostName, Statement, Where
 from .names import Names
@@ -37,6 +38,9 @@ STATEMENTS = frozenset((b"hide", b"random", b"random_numeric", b"numeric", b"rep
 #: Keywords that oidentd does not have. They are keywords only where a statement or a capability may stand.
 _NEW = frozenset((b"pseudonym",))
 
+#: What may stand in place of the login name where the user wishes nothing; oidentd does not have them either.
+DEFAULTS = frozenset((b"default_hide", b"default_reply"))
+
 _KEYWORDS = (
     _FILTERS | STATEMENTS | CAPABILITIES.keys() | {b"default", b"user", b"global", b"allow", b"deny", b"force"}
 ) - _NEW
@@ -48,7 +52,7 @@ SHORTEST, LONGEST, USUAL = 7, 32, 9
 #: Digits of a length: int() takes time that grows with the square of their number.
 _DIGITS = 3
 
-_LONG = "IRC servers cut names at 9 or 10 letters: what they show is not the whole name"
+LONG = "IRC servers cut names at 9 or 10 letters: what they show is not the whole name"
 
 #: What is not a string, in lower case.
 _NO_STRINGS = _KEYWORDS | {b"{", b"}", b""}
@@ -145,9 +149,20 @@ class Parser:
             if isinstance(server, HostName):
                 self.hosts.setdefault(server, place)
             arguments = server, self.meaning(self.names.port, "a port")
+        elif kind == b"default_reply":
+            arguments = (self.default_reply(),)
         elif kind == b"pseudonym":
             arguments = self.form()
         return Statement(kind.decode("ascii"), arguments, self.words, at)
+
+    def default_reply(self) -> bytes:
+        at = self.at
+        text = self.string("a reply")
+        if not can_be_sent(text):
+            self.words.fail(at, "a reply expected that is not empty, and holds no NUL, CR or LF")
+        if len(text) > USUAL:
+            self.notice(at, LONG)
+        return text
 
     def form(self) -> tuple[str, ...]:
         """Take what may follow ``pseudonym``, each once, and return it in one order."""
@@ -160,7 +175,7 @@ class Parser:
             if kind == "length" and not SHORTEST <= length <= LONGEST:
                 self.unexpected(f"a length from {SHORTEST} to {LONGEST}")
             if length > USUAL:
-                self.notice(self.at, _LONG)
+                self.notice(self.at, LONG)
             found[kind] = str(length) if length else kind
             self.at += 1
         return tuple(found[kind] for kind in ("per-asker", "daily", "length") if kind in found)
@@ -180,6 +195,8 @@ class Parser:
         text = self.string("a reply")
         if text.isalnum():
             return text
+        if self.tokens[at].lower() in DEFAULTS:
+            self.notice(at, f"{shown(text)} is one more reply here: put that statement before the replies")
         if not text or b"\0" in text or b"\r" in text or b"\n" in text:
             self.notice(at, "a reply that is empty, or holds a NUL, CR or LF, is never sent: the login name is")
         elif self.tokens[at] in (b",", b";") or self.tokens[at].startswith(b"//"):

@@ -119,6 +119,7 @@ class _Question(Naming):
             self.decision.rule = rule.rule
             self.explain(f"it forces {rule.force} (line {rule.force.line})")
             return self.do_forced(rule.force)
+        self.instead = rule.instead if rule is not None else None
         if block is None:
             self.explain("the owner's file says nothing about this connection")
             return self.send_login()
@@ -188,6 +189,7 @@ def _effect(rule: Range | None, block: UserBlock | None) -> tuple[object, ...]:
     """Return what a range of the system file and a block of the owner's come to: the same for the same reply."""
     if rule is not None and rule.force is not None:
         return "force", rule.force.kind, rule.force.arguments
+    instead = None if rule is None or rule.instead is None else (rule.instead.kind, rule.instead.arguments)
     if block is None:
-        return ("login",)
-    return rule.capabilities if rule else frozenset(), block.statement.kind, block.statement.arguments
+        return "login", instead
+    return rule.capabilities if rule else frozenset(), block.statement.kind, block.statement.arguments, instead

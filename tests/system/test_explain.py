@@ -149,7 +149,7 @@ def test_the_fix_grants_it(carol: Resident, ports: str) -> None:
 
 
 UNUSABLE = {
-    "a syntax error": ("global {\n  hidde }", ":2:3: hide, random, random_numeric, numeric, pseudonym, reply or forward expected"),
+    "a syntax error": ("global {\n  hidde }", ":2:3: hide, random, random_numeric, numeric, pseudonym, reply or for"),
     "an open block": ("global { hide ", ":1:15: } expected, not the end of the file"),
     "an open string": ('global { reply "x }', ":1:16: a closing quote expected before the end of the line"),
     "a network that is none": ('to 1.2.3.4/33 { reply "x" }', ":1:4: "),
