@@ -141,12 +141,14 @@ class AnsweringServer(IdentServer):
 class Lookups:
     """What looks up the few queries of a process that lives for one connection, or for somebody's lines."""
 
-    def __init__(self, load: Callable[[], System | None], fetch: Fetch | None = None) -> None:
+    def __init__(self, load: Callable[[], System | None], fetch: Fetch | None = None, form: str = "") -> None:
         """:param load: returns what the system file allows (`load_system_file`).
 
         :param fetch: reads an owner's file, where another process has to do that.
+        :param form: what is sent in place of the login name (`Options.form`).
         """
         self._load = load
+        self._form = form
         self._fetch = fetch
         #: Of the owner that the kernel told last.
         self._uid: int | None = None
@@ -167,7 +169,8 @@ class Lookups:
 
         owner = lookup.find(server, client, arrival)
         self._uid = owner.uid
-        found = answer(owner, server, client, self._load(), Facts(owner.uid, self._fetch or _fetch), arrival)
+        facts = Facts(owner.uid, self._fetch or _fetch)
+        found = answer(owner, server, client, self._load(), facts, arrival, self._form)
         if isinstance(found, Unknown):
             raise IdentError(found.reason, owner.uid)
         return found

@@ -58,7 +58,7 @@ def lookups(options: Options, load: Callable[[], System | None]) -> Lookups:
         if not sees_every_uid():
             reason += " in a user namespace"
         return _Refusals(reason)
-    return Lookups(load, fetch)
+    return Lookups(load, fetch, options.form)
 
 
 class _Refusals(Lookups):

@@ -58,6 +58,8 @@ class Options:
     idle: float | None = None
     config: str | None = None
     explain: str | None = None
+    format: str | None = None
+    numeric = False
     key: str | None = None
     new_key = False
     reveal: str | None = None
@@ -74,6 +76,11 @@ class Options:
     def requires_system_file(self) -> bool:
         """Whether the system file must be there: somebody named it."""
         return self.config is not None
+
+    @property
+    def form(self) -> str:
+        """What is sent in place of the login name, as `lookup.users.formats` has it; ``""``: the login name."""
+        return self.format or ("%U" if self.numeric else "")
 
     @property
     def listens(self) -> bool:
@@ -127,6 +134,17 @@ def address(text: str) -> str:
     """Return an IP address. :raises ValueError: it is none."""
     pack(text)
     return text
+
+
+def form(text: str) -> str:
+    """Return what is to be sent in place of the login name. :raises Refused: it has letters that mean nothing."""
+    from lookup.users.formats import parts
+
+    try:
+        parts(text)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    return reply(text)
 
 
 def date(text: str) -> str:
@@ -201,6 +219,9 @@ TABLE = (
     Option("", "check", "show that a real query gets a true answer here, or why not", ours=True),
     Option("", "explain", "say what would be answered for port-on-server and port-on-client, and why; without:"
            " for each connection of yours", MAYBE, "PORT,PORT", ours=True),
+    Option("F", "format", "what to send in place of the login name: %%u login name, %%U uid, %%g group, %%G gid, %%h"
+           " this host's name, %%%% a percent sign", ONE, "", form, ours=True),
+    Option("n", "numeric", "send the uid in place of the login name, as -F %%U", ours=True),
     Option("", "key", "of the pseudonyms (default /etc/identd.key, or identd.key of the unit's credentials)", ONE,
            "FILE", ours=True),
     Option("", "new-key", "write a new key where there is none", ours=True),

@@ -71,6 +71,8 @@ def _run(options: Options, log: Log) -> int:
         from .admin.reveal import reveal
 
         return reveal(options)
+    if options.form:
+        from lookup.users import formats  # noqa: F401  (now: root may be given up before it is used)
     for name in options.ignored:
         log.write(Log.ERROR, f"{name} has no meaning here and is ignored")
     own = options.foreground and not options.stdio
@@ -113,7 +115,7 @@ def _lookups(options: Options) -> Lookups:
         kept = keep_key(options)
         drop_privileges(options.user, options.group)
     if os.geteuid() != 0:
-        return Lookups(load)
+        return Lookups(load, form=options.form)
     from . import as_root  # only for root
 
     return as_root.lookups(options, load)

@@ -7,6 +7,7 @@ import os
 
 import lookup
 from lookup.config import system_file, user_file
+from lookup.config.blocks import quoted
 from lookup.errors import ConfigError, HiddenUser, IdentError, NoUser, Unknown
 from lookup.kernel import codec, dumps, sock_diag
 from lookup.owner import Answer, Facts, answer
@@ -136,7 +137,7 @@ class Explanation:
             yield f"system   {system}"
             return IdentError(str(system), owner.uid)
         yield f"system   {self._path}" if system else f"system   no {self._path}, so nobody may do anything"
-        outcome = _outcome(owner, server, client, system, facts)
+        outcome = _outcome(owner, server, client, system, facts, self._options.form)
         decision = _decision(outcome)
         if decision is not None:
             yield from _reasons(decision)
@@ -151,12 +152,14 @@ class Explanation:
         elif opsys == "UNIX":
             yield "file     not read: nobody may do anything"
             yield self._permit(owner, name, ["spoof"])
+        if self._options.form and isinstance(outcome, Answer) and (decision is None or decision.sends_login):
+            yield f"form     {self._options.form} makes {quoted(os.fsencode(outcome[1]))} of it"
         return outcome
 
     def _as_the_owner(self, owner: Owner, server: Address, client: Address, decision: Decision) -> Iterator[str]:
         """Yield what an identd would reply that reads all that the owner may read, where that is another file."""
         assert not isinstance(self._system, ConfigError)
-        outcome = _outcome(owner, server, client, self._system, Facts(owner.uid))
+        outcome = _outcome(owner, server, client, self._system, Facts(owner.uid), self._options.form)
         own = _decision(outcome)
         if own is not None and own.path != decision.path:
             reply = reply_line(outcome, server, client, self._options)
@@ -198,10 +201,12 @@ def _reasons(decision: Decision) -> Iterator[str]:
         yield f"why      {step}"
 
 
-def _outcome(owner: Owner, server: Address, client: Address, system: System | None, facts: Facts) -> Outcome:
+def _outcome(
+    owner: Owner, server: Address, client: Address, system: System | None, facts: Facts, form: str
+) -> Outcome:
     """Return what a query about an owner comes to: an answer, or why there is none."""
     try:
-        found = answer(owner, server, client, system, facts)
+        found = answer(owner, server, client, system, facts, form=form)
     except IdentError as error:
         return error
     if isinstance(found, Unknown):

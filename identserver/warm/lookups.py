@@ -79,13 +79,15 @@ class Lookups:
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, system: System | Unknown | None, limit: int,
-        complain: Callable[[str], object], readers: Readers, sub_ids: SubIds,
+        complain: Callable[[str], object], readers: Readers, sub_ids: SubIds, form: str = "",
     ) -> None:  # fmt: skip
         """:param system: what the system file allows, or why it can't be obeyed.
 
         :param limit: how many connections may be open. :param complain: called with what keeps others from working.
         :param readers: who reads users' files. :param sub_ids: says whose a uid is.
+        :param form: what is sent in place of the login name (`Options.form`).
         """
+        self._form = form
         self._loop = loop
         self._system = system
         self._sub_ids = sub_ids
@@ -172,7 +174,7 @@ class Lookups:
             return self._find_in_thread(server, client, arrival)
         facts = self._memory.recall(owner.uid)
         if facts is not None and not facts.needed_file:
-            found = answer(owner, server, client, self._system, facts)
+            found = answer(owner, server, client, self._system, facts, form=self._form)
             if not isinstance(found, Unknown):
                 return found
         pending = self._pending(owner.uid, client[0])
@@ -229,7 +231,7 @@ class Lookups:
         facts = known.again(file.read, forwards=not together)
         for file.at, question in enumerate(questions):
             try:
-                found = answer(*question[:4], facts, question[4])
+                found = answer(*question[:4], facts, question[4], self._form)
             except Exception as error:
                 yield error
                 continue

@@ -65,7 +65,7 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     if system is not None:
         readers.start()  # while there is one thread
     limit = connection_limit(options.limit)
-    lookups = Lookups(loop, system, limit, complain, readers, sub_ids)
+    lookups = Lookups(loop, system, limit, complain, readers, sub_ids, options.form)
     system_file = reloading.SystemFile(options, seen, system, lookups.in_thread, lookups.use, log, kept)
     try:
         Server(listeners, options, log, idle, loop, lookups, system_file, complain, limit).run()

@@ -19,20 +19,22 @@ class Decision:
     was not asked for, or says nothing about the connection); ``path``: the owner's file that counts; ``files``: what
     became of their files, as pairs of (worth a line in the log, text); ``steps``: the reasons in order, for a person;
     ``lacking``: the capabilities that the owner's statement needs and has not; ``impersonated``: the other user's
-    name, in quotes, that the owner asked for and may not have.
+    name, in quotes, that the owner asked for and may not have; ``sends_login``: whether ``user`` is the login name (the
+    number of who has none) because nothing else is sent; `Unknown`: it is, or somebody asked for just that name.
 
     ``unknown``: what the decision depends on and is not known; then nothing else of it counts.
     """
 
     __slots__ = (
-        "files", "impersonated", "lacking", "login", "path", "rule", "statement_at", "steps", "system", "unknown",
-        "user",
+        "files", "impersonated", "lacking", "login", "path", "rule", "sends_login", "statement_at", "steps", "system",
+        "unknown", "user",
     )  # fmt: skip
 
     def __init__(self, login: str) -> None:
         self.login = login
         self.user: bytes | None = None
         self.system = "UNIX"
+        self.sends_login: bool | Unknown = False
         self.rule = NO_RULE
         self.statement_at = self.path = self.impersonated = ""
         self.files: list[tuple[bool, str]] = []

@@ -64,6 +64,7 @@ class Naming:
             self.explain(f"in place of the login name counts {self.instead} (line {self.instead.line})")
             reply = self.instead.arguments[0] if self.instead.arguments else None
             return self.send(reply) if isinstance(reply, bytes) else self.hide()
+        self.decision.sends_login = True
         if not self.login:
             self.explain("the owner has no login name: the uid is sent")
             self.decision.system = "OTHER"

@@ -109,6 +109,8 @@ class _Question(Naming):
             first = first or one
             if one.unknown is not None or (one.system, one.user) != (first.system, first.user):
                 return self.give_up(doubt)
+            if one.sends_login != first.sends_login:
+                first.sends_login = doubt
         assert first is not None
         first.steps.append("the reply is the same whether the blocks apply that can't be judged, or not")
         return first
