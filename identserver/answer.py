@@ -18,15 +18,18 @@ if TYPE_CHECKING:
     from lookup.config.blocks import System
     from lookup.config.decision import Decision
     from lookup.config.pseudonym import Pseudonyms
-    from lookup.config.user_file import Fetched
+    from lookup.config.user_file import Also, Fetched
     from lookup.config.words import Notice
     from lookup.connection import Address
     from lookup.kernel.arrival import Arrival
-    from lookup.owner import Answer, Fetch
+    from lookup.owner import Answer
 
     from .options import Options
 
     Result = TypeVar("Result")
+
+    #: Reads an owner's file, and what other files of theirs have for a connection.
+    Fetch = Callable[[int, str, Also], Fetched]
 
 #: Seconds for one lookup. Clients hold their user's login until the reply comes, and some give up after five.
 LOOKUP_SECONDS = 4.0
@@ -169,18 +172,25 @@ class Lookups:
 
         owner = lookup.find(server, client, arrival)
         self._uid = owner.uid
-        facts = Facts(owner.uid, self._fetch or _fetch)
-        found = answer(owner, server, client, self._load(), facts, arrival, self._form)
+        system, read = self._load(), self._fetch or _fetch
+
+        def fetch(uid: int, home: str) -> Fetched:
+            from lookup.config.user_file import others_of  # only where the owner's file matters
+
+            older = system is not None and system.older
+            return read(uid, home, others_of(server, client if client[0] else owner.client, older))
+
+        found = answer(owner, server, client, system, Facts(owner.uid, fetch), arrival, self._form)
         if isinstance(found, Unknown):
             raise IdentError(found.reason, owner.uid)
         return found
 
 
-def _fetch(uid: int, home: str) -> Fetched:
+def _fetch(uid: int, home: str, also: Also) -> Fetched:
     """Read an owner's file in another process."""
     from . import reader  # only where the owner's file matters
 
-    return reader.fetch(uid, home)
+    return reader.fetch(uid, home, also)
 
 
 def in_time(function: Callable[..., Result], *arguments: object) -> Result:

@@ -43,8 +43,8 @@ _PR_SET_NAME = 15
 _children: list[int] = []
 
 
-def fetch(uid: int, home: str) -> user_file.Fetched:
-    """Return what an owner's file holds, as `user_file.fetch` does, which is called in a child.
+def fetch(uid: int, home: str, also: user_file.Also) -> user_file.Fetched:
+    """Return what an owner's files hold, as `user_file.fetch` does, which is called in a child.
 
     :raises IdentError: that could not be found out; among other things, not in time.
     """
@@ -54,7 +54,7 @@ def fetch(uid: int, home: str) -> user_file.Fetched:
         try:
             child = os.fork()
             if child == 0:
-                read_and_end(uid, home, writer)
+                read_and_end(uid, home, also, writer)
             _children.append(child)
         finally:
             os.close(writer)
@@ -69,8 +69,10 @@ def fetch(uid: int, home: str) -> user_file.Fetched:
     return outcome(data, uid)
 
 
-def read_and_end(uid: int, home: str, fd: int, become: Callable[[int], object] | None = None) -> NoReturn:
-    """Read an owner's file, write what was found to a pipe, and end. This process is a child, and does nothing else.
+def read_and_end(
+    uid: int, home: str, also: user_file.Also, fd: int, become: Callable[[int], object] | None = None
+) -> NoReturn:
+    """Read an owner's files, write what was found to a pipe, and end. This process is a child, and does nothing else.
 
     :param become: takes on the owner's identity for good.
     """
@@ -83,7 +85,7 @@ def read_and_end(uid: int, home: str, fd: int, become: Callable[[int], object] |
             place = _take_place(uid)
             if become is not None:
                 become(uid)
-            data = b"+" + user_file.fetch(uid, home).dump()
+            data = b"+" + user_file.fetch(uid, home, also=also).dump()
             del place
         except IdentError as error:
             data = b"-" + error.detail.encode("utf-8", "replace")

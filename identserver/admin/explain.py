@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 
 import lookup
@@ -125,7 +126,8 @@ class Explanation:
 
     def _about(self, owner: Owner, server: Address, client: Address) -> Generator[str, None, Outcome]:
         """Yield the steps from a socket to what the query comes to, and return that."""
-        facts = Facts(owner.uid, fetch=_fetch_as_nobody)
+        also = self._others(owner, server, client)
+        facts = Facts(owner.uid, fetch=functools.partial(_fetch_as_nobody, also=also))
         login = facts.login()
         if isinstance(login, Unknown):
             yield f"login    {login.reason}"
@@ -159,11 +161,19 @@ class Explanation:
     def _as_the_owner(self, owner: Owner, server: Address, client: Address, decision: Decision) -> Iterator[str]:
         """Yield what an identd would reply that reads all that the owner may read, where that is another file."""
         assert not isinstance(self._system, ConfigError)
-        outcome = _outcome(owner, server, client, self._system, Facts(owner.uid), self._options.form)
+        also = self._others(owner, server, client)
+        facts = Facts(owner.uid, functools.partial(user_file.fetch, also=also))
+        outcome = _outcome(owner, server, client, self._system, facts, self._options.form)
         own = _decision(outcome)
         if own is not None and own.path != decision.path:
             reply = reply_line(outcome, server, client, self._options)
             yield f"else     an identd that is started as root for each query reads {own.path}, and replies {reply}"
+
+    def _others(self, owner: Owner, server: Address, client: Address) -> user_file.Also:
+        """Return for which connection other files of the owner's are looked at."""
+        system = self._system
+        older = bool(system and not isinstance(system, ConfigError) and system.older)
+        return user_file.others_of(server, client if client[0] else owner.client, older)
 
     def _permit(self, owner: Owner, login: str, capabilities: list[str]) -> str:
         """Return the step that shows what an administrator has to write for a statement to be granted."""
@@ -219,6 +229,6 @@ def _decision(outcome: Outcome) -> Decision | None:
     return outcome.decision if isinstance(outcome, (Answer, HiddenUser)) else None
 
 
-def _fetch_as_nobody(uid: int, home: str) -> Fetched:
-    """Fetch a user's file as an identd that runs as nobody would, whoever runs this."""
-    return user_file.fetch(uid, home, kept=lambda path: note_for_nobody(path, uid))
+def _fetch_as_nobody(uid: int, home: str, also: user_file.Also) -> Fetched:
+    """Fetch a user's files as an identd that runs as nobody would, whoever runs this."""
+    return user_file.fetch(uid, home, kept=lambda path: note_for_nobody(path, uid), also=also)

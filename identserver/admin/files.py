@@ -11,10 +11,12 @@ from lookup.users import names
 from ..options import UsageError
 from ..privileges import become_owner
 from .access import kept_from_nobody, note_for_nobody
+from .other_files import check_other_files
 from .printing import show
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
+    from lookup.config.blocks import System
     from lookup.config.words import Notice
 
     from ..options import Options
@@ -27,10 +29,10 @@ def check_files(options: Options) -> bool:
 
     :raises UsageError: there is no such user. :raises IdentError: root could not be given up.
     """
-    right = _check_system_file(options)
+    right, system = _check_system_file(options)
     if options.user is None:
         return right
-    return _check_users_file(_uid(options.user)) and right
+    return _check_users_files(_uid(options.user), system, options.system_file) and right
 
 
 def _uid(user: str) -> int:
@@ -48,7 +50,7 @@ def _uid(user: str) -> int:
     return uid
 
 
-def _check_system_file(options: Options) -> bool:
+def _check_system_file(options: Options) -> tuple[bool, System | None]:
     path, required = options.system_file, options.requires_system_file
     notices: list[Notice] = []
     error = None
@@ -59,12 +61,12 @@ def _check_system_file(options: Options) -> bool:
     _warn(notices)
     if error is not None:
         show(f"error: {error}")
-        return False
+        return False, None
     fix = kept_from_nobody(path, 0) if system else ""
     if fix:
         show(f"warning: {path}: an identd that is not started as root can't read it, and replies UNKNOWN-ERROR ({fix})")
     show(f"system   {path}" if system else f"system   no {path}: nobody may do anything")
-    return system is None or not system.needs_key or _check_key(options)
+    return system is None or not system.needs_key or _check_key(options), system
 
 
 def _check_key(options: Options) -> bool:
@@ -82,7 +84,7 @@ def _check_key(options: Options) -> bool:
     return False
 
 
-def _check_users_file(uid: int) -> bool:
+def _check_users_files(uid: int, system: System | None, path: str) -> bool:
     home = names.home(uid)
     become_owner(uid)
     notices: list[Notice] = []
@@ -96,8 +98,11 @@ def _check_users_file(uid: int) -> bool:
     if found.path and (note := note_for_nobody(found.path, uid)):
         show(f"warning: {found.path}: {note}")
     _warn(notices)
+    right = not any(is_error for is_error, _ in found.notes)
+    if home.startswith("/"):
+        right = check_other_files(uid, home, system, path, found.path) and right
     show(f"user     {found.path or 'no file that counts'}")
-    return not any(is_error for is_error, _ in found.notes)
+    return right
 
 
 def _warn(notices: list[Notice]) -> None:

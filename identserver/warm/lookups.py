@@ -260,6 +260,8 @@ class _File:
     def __init__(self, readers: Readers, workers: Workers, questions: list[Question]) -> None:
         self._readers, self._workers = readers, workers
         self._ends = [(server, client) for _, server, client, *_ in questions]
+        systems = [system for *_, system, _ in questions if system is not None and not isinstance(system, Unknown)]
+        self._older = any(system.older for system in systems)
         self._outcome: list[UserFile] | IdentError | None = None
         #: Which connection it is about.
         self.at = 0
@@ -269,7 +271,7 @@ class _File:
         if self._outcome is None:
             try:
                 with self._workers.elsewhere():
-                    self._outcome = self._readers.read(uid, home, self._ends)
+                    self._outcome = self._readers.read(uid, home, self._ends, self._older)
             except IdentError as error:
                 self._outcome = error
         if isinstance(self._outcome, IdentError):

@@ -254,12 +254,13 @@ class System:
     By whose they are now, see `assign`: ``users``: the ranges of each uid's block; ``doubtful``: those of blocks of
     whom it is not known, each with the reason; ``twice``: why a uid's block is not known, where it has two.
 
-    ``needs_key``: whether pseudonyms are allowed or forced; ``pseudonyms``: what the key makes, or why there is none.
+    ``older``: whether older servers' files in homes are allowed to somebody; ``needs_key``: whether pseudonyms are
+    allowed or forced; ``pseudonyms``: what the key makes, or why there is none.
     """
 
     __slots__ = (
-        "default", "doubtful", "hosts", "missing", "needs_key", "notices", "path", "pseudonyms", "sections", "twice",
-        "users",
+        "default", "doubtful", "hosts", "missing", "needs_key", "notices", "older", "path", "pseudonyms", "sections",
+        "twice", "users",
     )  # fmt: skip
 
     def __init__(self, path: str, hosts: Hosts) -> None:
@@ -272,7 +273,7 @@ class System:
         self.twice: dict[int, Unknown] = {}
         self.notices: list[Notice] = []
         self.missing: list[Notice] = []
-        self.needs_key = False
+        self.needs_key = self.older = False
         self.pseudonyms: Pseudonyms | Unknown | None = None
 
     def assign(self, uids: Uids) -> list[tuple[Section, Section]]:
@@ -303,6 +304,6 @@ class System:
         again = System(self.path, self.hosts)
         again.default, again.sections = self.default, self.sections
         again.notices, again.missing = self.notices, self.missing
-        again.needs_key, again.pseudonyms = self.needs_key, self.pseudonyms
+        again.needs_key, again.pseudonyms, again.older = self.needs_key, self.pseudonyms, self.older
         again.assign(uids)
         return again

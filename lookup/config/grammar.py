@@ -15,7 +15,7 @@ The language is oidentd's: the system file says what users may do, a user's file
                   / "reply" 1*STRING / "forward" STRING STRING  ; a host and a port
 
     filter        = ( "to" / "from" / "fport" / "lport" ) STRING  ; each at most once
-    capability    = simple / "forward" / "pseudonym"
+    capability    = simple / "forward" / "pseudonym" / "noident" / "fakeid"
     pseudonym     = "pseudonym" *( "per-asker" / "daily" / 1*DIGIT )    ; each at most once; a length from 7 to 32
     simple        = "hide" / "random" / "random_numeric" / "numeric" / "spoof" / "spoof_all" / "spoof_privport"
 
@@ -49,6 +49,14 @@ MAX_FORCED_REPLIES = 255
 
 _SPOOF, _SPOOF_MORE = CAPABILITIES[b"spoof"], CAPABILITIES[b"spoof_all"] | CAPABILITIES[b"spoof_privport"]
 _PSEUDONYM = CAPABILITIES[b"pseudonym"]
+
+_NOIDENT, _FAKEID = CAPABILITIES[b"noident"], CAPABILITIES[b"fakeid"]
+
+#: What is no use without another capability, by its bit: the name of that one, and its bit.
+_USELESS = {
+    **{CAPABILITIES[word]: ("spoof", _SPOOF) for word in (b"spoof_all", b"spoof_privport", b"fakeid")},
+    CAPABILITIES[b"noident"]: ("hide", CAPABILITIES[b"hide"]),
+}
 
 # uid = [ 1*blank ] [ "+" / "-" ] 1*DIGIT     ; strtol(3)'s, as oidentd reads it
 _UID = rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})"
@@ -242,8 +250,8 @@ class _SystemFile(Parser):
 
     def lines(self, inherits: bool) -> tuple[int, Statement | None, Statement | None]:
         """Take the lines of a range up to its end; return its capabilities, what it forces, and its ``instead``."""
-        bits, force, more = self.inherited, None, -1
-        instead = self.instead
+        bits, force, instead = self.inherited, None, self.instead
+        useless: dict[tuple[str, int], int] = {}
         first = self.at
         while self.at == first or self.tokens[self.at] != b"}":
             at, word = self.at, self.keyword()
@@ -263,12 +271,15 @@ class _SystemFile(Parser):
             if word == b"allow":
                 bits |= bit
                 self.system.needs_key |= bool(bit & _PSEUDONYM)
-                more = at if bit & _SPOOF_MORE else more
+                self.system.older |= bit in (_NOIDENT, _FAKEID)
+                if bit in _USELESS:
+                    useless[_USELESS[bit]] = at
             else:
                 bits &= ~bit
         self.at += 1
-        if more >= 0 and not bits & _SPOOF and not inherits:
-            self.notice(more, "this has no effect without the capability spoof")
+        for (name, without), at in () if inherits else useless.items():
+            if not bits & without:
+                self.notice(at, f"this has no effect without the capability {name}")
         return (0, force, None) if force else (bits, None, instead)
 
     def capability(self, word: bytes, at: int, or_else: str) -> int:
@@ -285,7 +296,7 @@ class _SystemFile(Parser):
 
     def force(self) -> tuple[int, Statement]:
         kind = self.keyword()
-        if kind != b"reply" and kind not in CAPABILITIES:
+        if kind != b"reply" and (kind not in CAPABILITIES or CAPABILITIES[kind] in (_NOIDENT, _FAKEID)):
             self.unexpected("reply, forward, hide, random, random_numeric, numeric, pseudonym or spoof")
         at, bit = self.at - 1, CAPABILITIES.get(kind, 0)
         self.at += 1

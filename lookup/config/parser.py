@@ -27,7 +27,7 @@ CAPABILITIES = {
     for bit, name in enumerate(
         (
             b"spoof", b"spoof_all", b"spoof_privport", b"hide", b"random", b"random_numeric", b"numeric", b"forward",
-            b"pseudonym",
+            b"pseudonym", b"noident", b"fakeid",
         )
     )
 }
@@ -36,7 +36,7 @@ _FILTERS = frozenset((b"to", b"from", b"fport", b"lport"))
 STATEMENTS = frozenset((b"hide", b"random", b"random_numeric", b"numeric", b"reply", b"forward", b"pseudonym"))
 
 #: Keywords that oidentd does not have. They are keywords only where a statement or a capability may stand.
-_NEW = frozenset((b"pseudonym",))
+_NEW = frozenset((b"pseudonym", b"noident", b"fakeid"))
 
 #: What may stand in place of the login name where the user wishes nothing; oidentd does not have them either.
 DEFAULTS = frozenset((b"default_hide", b"default_reply"))

@@ -7,7 +7,7 @@ may need to know comes as functions, which are called only where the decision de
 from __future__ import annotations
 
 from ..errors import Unknown
-from .blocks import pack_end, unresolved
+from .blocks import UserBlock, pack_end, unresolved
 from .decision import NO_RULE, Decision
 from .made_up import MADE_UP, pick
 from .naming import Naming
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Optional
 
     from ..connection import Address
-    from .blocks import Range, Resolve, Statement, System, UserBlock
+    from .blocks import Range, Resolve, Statement, System
     from .made_up import Choose
     from .user_file import UserFile
 
@@ -81,9 +81,15 @@ def decide(
             question.explain("the owner's file can't be read, but may not hide them")
             blocks: list[UserBlock | None] = [None]
         else:
-            question.decision.path, question.decision.files = found.path, found.report()
-            blocks = selection.blocks(found.blocks, resolve)
-        cases += [(rule, block) for rule in free for block in blocks]
+            question.decision.path, question.decision.files = found.counts, found.report()
+            registered = found.others.get("registered")
+            # One that is registered for this connection counts before all blocks.
+            blocks = [registered] if isinstance(registered, UserBlock) else selection.blocks(found.blocks, resolve)
+        for rule in free:
+            older = None if isinstance(found, Unknown) else _older(found, rule)
+            if isinstance(older, Unknown):
+                return question.give_up(older)
+            cases += [(rule, block or older) for block in blocks]
     return question.decide_alike(cases, selection.doubt)
 
 
@@ -185,6 +191,16 @@ class _Question(Naming):
             self.explain("hide is allowed, so a failure hides")
             return self.hide()
         return self.send_login()
+
+
+def _older(found: UserFile, rule: Range | None) -> UserBlock | Unknown | None:
+    """Return what an older server's file asks for that is allowed, where no file of the owner's own counts."""
+    if found.path or rule is None:
+        return None
+    for what, wish in (("noident", "hide"), ("fakeid", "spoof")):
+        if rule.capabilities >= {what, wish} and (older := found.others.get(what + "?") or found.others.get(what)):
+            return older
+    return None
 
 
 def _effect(rule: Range | None, block: UserBlock | None) -> tuple[object, ...]:
