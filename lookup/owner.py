@@ -225,6 +225,8 @@ class Facts:
         self._uids: dict[bytes, int | Unknown | None] = {}
         self._hosts: dict[tuple[bytes, int], tuple[bytes, ...] | Unknown] = {}
         self._resolver: Resolver | None = None
+        #: What the DNS said about addresses, for a person.
+        self.said: list[str] = []
         self._user_file: UserFile | None = None
         self._formatted: str | None = None
         #: Whether ``read`` was needed, so that it probably will be again.
@@ -276,12 +278,23 @@ class Facts:
         if key not in self._hosts:
             if not self._asks:
                 return Unknown("the addresses of a host name", unasked=True)
-            if self._resolver is None:
-                from .config.names import Resolver  # only where files name hosts
-
-                self._resolver = Resolver()
-            self._hosts[key] = self._resolver.addresses(name, octets)
+            self._hosts[key] = self._look_up(name, octets)
         return self._hosts[key]
+
+    def _look_up(self, name: HostName, octets: int) -> tuple[bytes, ...] | Unknown:
+        from .config.blocks import Asked
+
+        if isinstance(name, Asked):
+            from .config import confirmed_names  # few files name domains
+
+            found, text = confirmed_names.shared.addresses(name)
+            self.said.append(text)
+            return found
+        if self._resolver is None:
+            from .config.names import Resolver  # only where files name hosts
+
+            self._resolver = Resolver()
+        return self._resolver.addresses(name, octets)
 
     def user_file(self) -> UserFile | Unknown:
         """Return what the owner's file says."""

@@ -141,6 +141,8 @@ class Explanation:
         yield f"system   {self._path}" if system else f"system   no {self._path}, so nobody may do anything"
         outcome = _outcome(owner, server, client, system, facts, self._options.form)
         decision = _decision(outcome)
+        for said in dict.fromkeys(facts.said):
+            yield f"dns      {said}"
         if decision is not None:
             yield from _reasons(decision)
             if decision.lacking:

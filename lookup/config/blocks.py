@@ -34,6 +34,38 @@ class HostName(bytes):
     __slots__ = ()
 
 
+class Domain(bytes):
+    """The far ends whose address has a name below this one, with a dot before it: ``.example.org``."""
+
+    __slots__ = ()
+
+    @classmethod
+    def named(cls, text: bytes) -> Domain | None:
+        """Return the domain that is written ``.example.org`` or ``*.example.org``; None: it is something else.
+
+        :raises ValueError: it is no domain; the text says what was expected.
+        """
+        if not text.startswith((b".", b"*.")):
+            return None
+        name = text.removeprefix(b"*").rstrip(b".").lower()
+        if not name or b".." in name or not all(33 <= octet < 127 and octet not in b"*/" for octet in name):
+            raise ValueError("a domain expected after the dot")
+        return cls(name)
+
+    def about(self, address: bytes) -> Asked:
+        """Return the question whether an address has a name in this domain."""
+        asked = Asked(b"%s %s" % (address.hex().encode("ascii"), self))
+        asked.domain, asked.address = self, address
+        return asked
+
+
+class Asked(HostName):
+    """Stands for an address, if that has a name in a domain (`confirmed_names`), and for no address otherwise."""
+
+    domain: Domain
+    address: bytes
+
+
 def unresolved(name: HostName, octets: int) -> Unknown:
     """Stand for the resolver where there is none to ask."""
     return Unknown(f"the addresses of {quoted(name)}: nobody was asked")
@@ -53,14 +85,14 @@ class Where:
     """The filters of a block: which connections it is about. None: any.
 
     ``to`` and ``from_``: the far end's network and ours, each ``(address as octets, how many bits count)``, or a
-    `HostName`; ``fport`` and ``lport``: the far end's ports and ours, each ``(first, last)``, or `Unknown`: the name of
-    a service could not be looked up.
+    `HostName`, or for ``to`` a `Domain`; ``fport`` and ``lport``: the far end's ports and ours, each ``(first,
+    last)``, or `Unknown`: the name of a service could not be looked up.
     """
 
     __slots__ = ("fport", "from_", "lport", "to")
 
     def __init__(self) -> None:
-        self.to: Network | HostName | None = None
+        self.to: Network | HostName | Domain | None = None
         self.from_: Network | HostName | None = None
         self.fport: tuple[int, int] | Unknown | None = None
         self.lport: tuple[int, int] | Unknown | None = None
@@ -100,6 +132,8 @@ class Where:
             return False
         # Last, as the resolver takes time.
         for packed, name in ((client[0], to), (server[0], from_)):
+            if isinstance(name, Domain):
+                name = name.about(packed)
             if isinstance(name, HostName):
                 addresses = resolve(name, len(packed)) if packed else ()
                 if isinstance(addresses, Unknown):

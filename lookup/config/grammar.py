@@ -14,7 +14,7 @@ The language is oidentd's: the system file says what users may do, a user's file
     statement     = "hide" / "random" / "random_numeric" / "numeric" / pseudonym
                   / "reply" 1*STRING / "forward" STRING STRING  ; a host and a port
 
-    filter        = ( "to" / "from" / "fport" / "lport" ) STRING  ; each at most once
+    filter        = ( "to" / "from" / "fport" / "lport" ) STRING  ; each at most once; to takes ".domain" and "*.domain"
     capability    = simple / "forward" / "pseudonym" / "noident" / "fakeid"
     pseudonym     = "pseudonym" *( "per-asker" / "daily" / 1*DIGIT )    ; each at most once; a length from 7 to 32
     simple        = "hide" / "random" / "random_numeric" / "numeric" / "spoof" / "spoof_all" / "spoof_privport"

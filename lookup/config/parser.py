@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..connection import can_be_sent
 from ..errors import Unknown
-from .blocks import EVERYWHERE, HostName, Statement, Where
+from .blocks import EVERYWHERE, Domain, HostName, Statement, Where
 from .names import Names
 from .words import Words, shown
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import NoReturn, TypeVar
 
     from .blocks import Arguments, Range, Resolve, UserBlock
+    from .names import Network
     from .words import Notice
 
     Meaning = TypeVar("Meaning")
@@ -120,10 +121,15 @@ class Parser:
             name = self.keyword()
         return where
 
+    def far_network(self, text: bytes) -> Network | HostName | Domain:
+        """Return what ``to`` names. :raises ValueError: it names nothing; the text says what was expected."""
+        return Domain.named(text) or self.names.network(text)
+
     def filter(self, where: Where, name: bytes) -> None:
         if name in (b"to", b"from"):
             at = self.at
-            found = self.meaning(self.names.network, "an address, a network or a host name")
+            meaning = self.far_network if name == b"to" else self.names.network
+            found = self.meaning(meaning, "an address, a network or a host name")
             if isinstance(found, HostName):
                 self.hosts.setdefault(found, at)
             setattr(where, "to" if name == b"to" else "from_", found)
