@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from lookup.config.pseudonym import Pseudonyms
     from lookup.config.user_file import Also, Fetched
     from lookup.config.words import Notice
-    from lookup.connection import Address
+    from lookup.connection import Address, Owner
     from lookup.kernel.arrival import Arrival
     from lookup.owner import Answer
 
     from .options import Options
 
     Result = TypeVar("Result")
+
+    #: Finds out which process holds an owner's socket, and calls a function with that.
+    FindHolder = Callable[[Owner, Callable[[str], object]], None]
 
     #: Reads an owner's file, and what other files of theirs have for a connection.
     Fetch = Callable[[int, str, Also], Fetched]
@@ -45,11 +48,16 @@ _SHOWN = 80
 class AnsweringServer(IdentServer):
     """The server that identd is: asks `lookup`, applies the options, logs what it replied."""
 
-    def __init__(self, options: Options, log: Log, look_up: Callable[..., Any]) -> None:
+    def __init__(
+        self, options: Options, log: Log, look_up: Callable[..., Any], find_holder: FindHolder | None = None
+    ) -> None:
         """:param look_up: returns the owner's `Answer`, or what `IdentServer.lookup` may return in place of it.
 
         It is given the two addresses, and the transport's `Arrival`: how the query came in.
+
+        :param find_holder: calls back, perhaps later, with which process holds an owner's socket.
         """
+        self._find_holder = find_holder or _find_holder
         self.multi_query = options.multi_query
         self._options = options
         self._log = log
@@ -57,6 +65,8 @@ class AnsweringServer(IdentServer):
         #: The beginning and the end of the line in the log, and what that line is worth. The owner's uid comes first:
         #: what is sent may be of the owner's choice, look like the rest of such a line, or be cut off with it.
         self._about, self._note, self._severity = "", "", Log.INFO
+        #: Whom it is about, where that is known.
+        self._owner: Owner | None = None
         #: Whether a query was answered.
         self.answered = False
 
@@ -77,6 +87,7 @@ class AnsweringServer(IdentServer):
 
     def lineReceived(self, line: bytes) -> None:
         self._line = line
+        self._owner = None
         self._about, self._note, self._severity = "", "", Log.INFO
         super().lineReceived(line)
 
@@ -89,7 +100,7 @@ class AnsweringServer(IdentServer):
         super().invalidQuery()
 
     def _cbLookup(self, result: Any, sport: int, cport: int) -> None:
-        owner = getattr(result, "owner", None)
+        owner = self._owner = getattr(result, "owner", None)
         if owner:
             self._describe(result.login, owner.uid, result.decision, owner.source)
             self._log.write(Log.DEBUG, f"found {owner!r}")
@@ -105,6 +116,7 @@ class AnsweringServer(IdentServer):
         self._note = f" ({error.detail})" if getattr(error, "detail", "") else ""
         if isinstance(error, IdentError) and error.identDescription == IdentError.identDescription:
             self._severity = Log.ERROR
+        self._owner = getattr(error, "owner", None)
         decision: Any = getattr(error, "decision", None)
         if decision is not None:
             self._describe(decision.login, error.uid, decision)
@@ -138,7 +150,21 @@ class AnsweringServer(IdentServer):
     def sendLine(self, line: bytes) -> None:
         super().sendLine(line)
         self.answered = True
-        self._log.write(self._severity, f"{self._about}{self.peer} was told {line.decode('latin-1')}{self._note}")
+        severity, message = self._severity, f"{self._about}{self.peer} was told {line.decode('latin-1')}{self._note}"
+        if not self._options.process or self._owner is None or (self._options.quiet and severity > Log.ERROR):
+            self._log.write(severity, message)
+            return
+        # After the reply: the search takes time.
+        self._find_holder(
+            self._owner, lambda holder: self._log.write(severity, f"{message}, held by {holder}" if holder else message)
+        )
+
+
+def _find_holder(owner: Owner, then: Callable[[str], object]) -> None:
+    """Find out at once which process holds a socket."""
+    from lookup.kernel import holder  # only where that is wanted
+
+    then(holder.describe([owner])[0])
 
 
 class Lookups:

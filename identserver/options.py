@@ -58,6 +58,7 @@ class Options:
     idle: float | None = None
     config: str | None = None
     explain: str | None = None
+    process = False
     format: str | None = None
     numeric = False
     key: str | None = None
@@ -219,6 +220,7 @@ TABLE = (
     Option("", "check", "show that a real query gets a true answer here, or why not", ours=True),
     Option("", "explain", "say what would be answered for port-on-server and port-on-client, and why; without:"
            " for each connection of yours", MAYBE, "PORT,PORT", ours=True),
+    Option("", "process", "log which process holds the socket, with its command and its unit or container", ours=True),
     Option("F", "format", "what to send in place of the login name: %%u login name, %%U uid, %%g group, %%G gid, %%h"
            " this host's name, %%%% a percent sign", ONE, "", form, ours=True),
     Option("n", "numeric", "send the uid in place of the login name, as -F %%U", ours=True),

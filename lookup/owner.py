@@ -117,7 +117,7 @@ def _decided(
         return _to_be_asked(decision.unknown, owner)
     if decision.user is None:
         hidden = HiddenUser("", owner.uid)
-        hidden.decision = decision
+        hidden.decision, hidden.owner = decision, owner
         raise hidden
     if form and decision.sends_login:
         if isinstance(decision.sends_login, Unknown):

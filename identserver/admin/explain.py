@@ -10,7 +10,7 @@ import lookup
 from lookup.config import system_file, user_file
 from lookup.config.blocks import quoted
 from lookup.errors import ConfigError, HiddenUser, IdentError, NoUser, Unknown
-from lookup.kernel import codec, dumps, sock_diag
+from lookup.kernel import codec, dumps, holder, sock_diag
 from lookup.owner import Answer, Facts, answer
 
 from ..answer import reply_line, with_key
@@ -51,17 +51,17 @@ def explain(options: Options) -> int:
         system = with_key(system_file.load(path, options.requires_system_file), options)
     except ConfigError as error:
         system = error
+    ports = _ports(options)
+    held = None if ports is not None else ""
     if os.geteuid() == 0:
+        held = _held_as_root(options, ports)
         _give_up_root(options)
         if not isinstance(system, ConfigError) and system is not None and not os.access(path, os.R_OK):
             show(f"but      {path} was read as root: an identd that is not started as root replies UNKNOWN-ERROR")
         if not isinstance(system, ConfigError) and system is not None and system.needs_key:
             show("but      the key was read as root: an identd that starts as another user needs one that it can read")
-    explanation = Explanation(options, system)
-    if options.explain:
-        ports = parse_ports(os.fsencode(options.explain))
-        if ports is None:
-            raise UsageError(f"two ports expected, PORT-ON-SERVER,PORT-ON-CLIENT, not {options.explain!r}")
+    explanation = Explanation(options, system, held)
+    if ports is not None:
         for step in explanation.steps((options.server_address, ports[0]), (options.client_address, ports[1])):
             show(step)
         return 0
@@ -72,6 +72,28 @@ def explain(options: Options) -> int:
     if not owners:
         show(f"uid {uid} has no TCP connection")
     return 0
+
+
+def _ports(options: Options) -> tuple[int, int] | None:
+    """Return the ports of the query; None: there are none. :raises UsageError: these are not two ports."""
+    if not options.explain:
+        return None
+    ports = parse_ports(os.fsencode(options.explain))
+    if ports is None:
+        raise UsageError(f"two ports expected, PORT-ON-SERVER,PORT-ON-CLIENT, not {options.explain!r}")
+    return ports
+
+
+def _held_as_root(options: Options, ports: tuple[int, int] | None) -> str:
+    """Return which process holds the socket: root sees every process, and the user whom root becomes does not."""
+    if ports is None:
+        return ""
+    try:
+        owner = lookup.find((options.server_address, ports[0]), (options.client_address, ports[1]))
+    except (IdentError, ValueError):
+        # The steps say why.
+        return ""
+    return holder.describe([owner])[0]
 
 
 def _give_up_root(options: Options) -> None:
@@ -98,8 +120,12 @@ def _held_by(uid: int) -> list[Owner]:
 class Explanation:
     """What leads to the replies under one system file."""
 
-    def __init__(self, options: Options, system: System | ConfigError | None) -> None:
-        """:param system: what the system file says, or why it can't be used; None: there is none."""
+    def __init__(self, options: Options, system: System | ConfigError | None, held: str | None = None) -> None:
+        """:param system: what the system file says, or why it can't be used; None: there is none.
+
+        :param held: which process holds the socket (`holder.describe`); None: that is still to be found out.
+        """
+        self._held = held
         self._options = options
         self._path = options.system_file
         self._system = system
@@ -121,6 +147,8 @@ class Explanation:
             outcome = error
         else:
             yield f"socket   {owner!r}"
+            if held := holder.describe([owner])[0] if self._held is None else self._held:
+                yield f"held by  {held}"
             outcome = yield from self._about(owner, server, client)
         yield f"reply    {reply_line(outcome, server, client, self._options)}"
 

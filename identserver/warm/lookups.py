@@ -10,7 +10,7 @@ from lookup.owner import Facts, Memory, answer
 from ..answer import LOOKUP_SECONDS
 from ..protocol import Failure
 from .shares import Shares
-from .workers import ANY_OWNER, ON_ITS_OWN, SUB_IDS, Workers
+from .workers import ANY_OWNER, HOLDERS, ON_ITS_OWN, SUB_IDS, Workers
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     Question = tuple[Owner, Address, Address, "System | Unknown | None", "Arrival | None"]
 
+
+#: Lines of the log that may wait for a process to be found.
+MAX_UNLOGGED = 1024
 
 #: How many queries may wait until somebody accepts the connection that they are about; and how many of one asker.
 MAX_WAITING, MAX_WAITING_OF_ONE = 512, 32
@@ -98,6 +101,8 @@ class Lookups:
         self._diag: SockDiag | None = None
         #: By asker: how many of their queries wait until somebody accepts the connection that they are about.
         self._waiting: dict[str, int] = {}
+        #: Lines of the log that wait until it is known which process they are about.
+        self._unlogged: dict[Pending, Callable[[str], object]] = {}
 
     def use(self, system: System | Unknown | None) -> None:
         """Have another system file count for every query from here on."""
@@ -181,6 +186,26 @@ class Lookups:
         self._workers.call(owner.uid, pending, self._answer, (owner, server, client, self._system, arrival))
         return pending
 
+    def log_the_rest(self) -> None:
+        """Have logged as it is what waits for a process to be found."""
+        unlogged, self._unlogged = self._unlogged, {}
+        for then in unlogged.values():
+            then("")
+
+    def find_holder(self, owner: Owner, then: Callable[[str], object]) -> None:
+        """Find out in a thread which process holds a socket, and call a function with that: ``""`` if it is late."""
+        if len(self._unlogged) >= MAX_UNLOGGED:
+            then("")
+            return
+        pending = self._pending(HOLDERS)
+        self._unlogged[pending] = then
+
+        def found(holder: str) -> None:
+            self._unlogged.pop(pending, id)(holder)
+
+        pending.addCallbacks(found, lambda failure: found(""))
+        self._workers.call(HOLDERS, pending, holders, owner)
+
     def in_thread(self, uid: int, function: Callable[..., Any], argument: Any) -> Pending:
         """Call what may block in a thread, and give up on it after LOOKUP_SECONDS. Arguments: see `Workers.call`."""
         pending = self._pending(uid)
@@ -252,6 +277,13 @@ class Lookups:
         for _ in once:
             self._sub_ids.read()
             yield None
+
+
+def holders(owners: list[Owner]) -> Iterator[str]:
+    """Run in a thread: say which processes hold these sockets."""
+    from lookup.kernel import holder  # only where that is logged
+
+    yield from holder.describe(owners)
 
 
 class _File:

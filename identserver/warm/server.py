@@ -109,7 +109,7 @@ class Server:
         self._listeners, self._log, self._idle, self._loop = listeners, log, idle, loop
         self._lookups, self._system_file = lookups, system_file
         self._deadlines = Deadlines(options.timeout)
-        new_protocol = functools.partial(AnsweringServer, options, log, lookups.look_up)
+        new_protocol = functools.partial(AnsweringServer, options, log, lookups.look_up, lookups.find_holder)
         self._connections = Connections(new_protocol, self._deadlines, loop, log)
         self._acceptor = Acceptor(listeners, limit, self._connections, self._deadlines, loop, complain, self.stop)
         #: Whatever begins between two looks at the deadlines has its own at least so many seconds later.
@@ -130,6 +130,7 @@ class Server:
         try:
             self._loop.run_forever()
         finally:
+            self._lookups.log_the_rest()
             self._log.finish()
             self._acceptor.give_back()
             self._connections.abort()
