@@ -31,8 +31,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         # ImportError, OSError: the packages were installed under a umask that closes them to us. SyntaxError: half of
         # one is there.
-        return _cant_start(f"identd can't start as uid {os.geteuid()}: {error or type(error).__name__}")
+        return _cant_start(f"can't start as uid {os.geteuid()}: {_closed() or error or type(error).__name__}")
     return run(argv)
+
+
+def _closed() -> str:
+    """Return which of our folders this user can't read, where `identserver.closed` is itself behind it."""
+    place = ""
+    for part in f"{os.path.dirname(os.path.abspath(__file__))}/identserver/start.py".split("/")[1:]:
+        place += f"/{part}"
+        if os.path.exists(place) and not os.access(place, os.R_OK | os.X_OK if part == "identserver" else os.X_OK):
+            return f"{place} has mode {os.stat(place).st_mode & 0o7777:04o}, which is closed to it"
+    return ""
 
 
 def _cant_start(message: str) -> int:
@@ -50,7 +60,7 @@ def _cant_start(message: str) -> int:
                 # The facility daemon, an error (RFC 5424 section 6.2.1).
                 log.sendto(b"<27>identd[%d]: %s" % (os.getpid(), line), "/dev/log")
         else:
-            os.write(2, b"%s\n" % line)
+            os.write(2, b"%s%s\n" % (b"<3>" if "JOURNAL_STREAM" in os.environ else b"identd: ", line))
     except OSError:
         # EBADF: there is no standard input or error. ENOENT, ECONNREFUSED, EAGAIN: nobody logs, or the log is full.
         pass
@@ -73,4 +83,6 @@ def __getattr__(name: str) -> Any:
 
 
 if __name__ == "__main__":
+    # Where Python was started with -I, it does not look for modules beside its script.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     sys.exit(main())

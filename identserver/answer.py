@@ -7,7 +7,7 @@ import os
 from lookup.errors import IdentError, NoUser, Unknown
 
 from .inherited import Endpoint, Ends
-from .log import Log, NoLog
+from .log import Log, NoLog, octets
 from .protocol import Failure, IdentServer
 
 TYPE_CHECKING = False  # see options.py
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .options import Options
 
     Result = TypeVar("Result")
+    #: Finds out, for two ends that are nobody's, why that is so, and calls what it is given with a text.
+    Why = Callable[[Address, Address, Callable[[str], object]], object]
 
     #: Finds out which process holds an owner's socket, and calls a function with that.
     FindHolder = Callable[[Owner, Callable[[str], object]], None]
@@ -44,17 +46,26 @@ LINGER_SECONDS = 1.0
 #: Octets of an invalid query that the log shows.
 _SHOWN = 80
 
+#: Of how many queries on one connection it is found out why they are about nobody's connection, with --debug.
+_EXPLAINED = 8
+
 
 class AnsweringServer(IdentServer):
     """The server that identd is: asks `lookup`, applies the options, logs what it replied."""
 
+    #: For the journal: the owner's login name and uid, and the blocks that decided.
+    _fields: tuple[tuple[str, str], ...] = ()
+    #: The ends of connections that are nobody's, for whoever debugs.
+    _unexplained: tuple[tuple[Address, Address], ...] = ()
+
     def __init__(
-        self, options: Options, log: Log, look_up: Callable[..., Any], find_holder: FindHolder | None = None
-    ) -> None:
+        self, options: Options, log: Log, look_up: Callable[..., Any], why_nobody: Why | None = None,
+        find_holder: FindHolder | None = None,
+    ) -> None:  # fmt: skip
         """:param look_up: returns the owner's `Answer`, or what `IdentServer.lookup` may return in place of it.
 
         It is given the two addresses, and the transport's `Arrival`: how the query came in.
-
+        :param why_nobody: finds out, with --debug, why a connection is nobody's; None: `say_why_nobody` does.
         :param find_holder: calls back, perhaps later, with which process holds an owner's socket.
         """
         self._find_holder = find_holder or _find_holder
@@ -65,6 +76,7 @@ class AnsweringServer(IdentServer):
         #: The beginning and the end of the line in the log, and what that line is worth. The owner's uid comes first:
         #: what is sent may be of the owner's choice, look like the rest of such a line, or be cut off with it.
         self._about, self._note, self._severity = "", "", Log.INFO
+        self._why_nobody = why_nobody
         #: Whom it is about, where that is known.
         self._owner: Owner | None = None
         #: Whether a query was answered.
@@ -76,11 +88,15 @@ class AnsweringServer(IdentServer):
     def lookup(self, serverAddress: Address, clientAddress: Address) -> Any:
         if self._options.reply_all is not None:
             return "UNIX", self._options.reply_all
+        if self._options.debug:
+            self._ends = serverAddress, clientAddress
         try:
             return self._look_up(serverAddress, clientAddress, self.transport.arrival)
         except ImportError as error:
             # Python, or a package of ours, is closed to us, or not whole.
-            raise IdentError(f"can't be imported: {error}") from None
+            from .closed import why
+
+            raise IdentError(f"can't be imported: {why(error)}") from None
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.refuse(f"a line that has not ended after {self.MAX_LENGTH} octets", line)
@@ -89,6 +105,8 @@ class AnsweringServer(IdentServer):
         self._line = line
         self._owner = None
         self._about, self._note, self._severity = "", "", Log.INFO
+        if self._log.takes_fields:
+            self._fields = ()
         super().lineReceived(line)
 
     def invalidQuery(self) -> None:
@@ -96,14 +114,15 @@ class AnsweringServer(IdentServer):
 
     def refuse(self, what: str, line: bytes) -> None:
         """End the connection because of a line that is no query."""
-        self._log.write(Log.INFO, f"{self.peer} sent {what}: {ascii(line[:_SHOWN])[2:-1]}")
+        self._log.write(Log.INFO, f"{self.peer} sent {what}: {octets(line[:_SHOWN])}")
         super().invalidQuery()
 
     def _cbLookup(self, result: Any, sport: int, cport: int) -> None:
         owner = self._owner = getattr(result, "owner", None)
         if owner:
             self._describe(result.login, owner.uid, result.decision, owner.source)
-            self._log.write(Log.DEBUG, f"found {owner!r}")
+            if self._log.wants(Log.DEBUG):
+                self._log.write(Log.DEBUG, f"found {owner!r}")
         system, user = result
         system = self._options.other or system
         if self._options.charset:
@@ -122,6 +141,9 @@ class AnsweringServer(IdentServer):
             self._describe(decision.login, error.uid, decision)
         elif isinstance(uid := getattr(error, "uid", None), int) and uid >= 0:
             self._about = f"uid {uid}: "
+            self._fields = (("IDENT_UID", f"{uid}"),)
+        if self._options.debug and isinstance(error, NoUser):
+            self._ask_why_nobody(*self._ends)
         if self._options.reply is not None and isinstance(error, NoUser):
             self._cbLookup(("UNIX", self._options.reply), int(sport), int(cport))
         else:
@@ -138,8 +160,15 @@ class AnsweringServer(IdentServer):
                 self._log.write(Log.ERROR if logged else Log.DEBUG, text)
             if decision.impersonated:
                 self._log.write(Log.INFO, f"{who} tried to pass for {decision.impersonated}")
-            rules = [f"rule {decision.rule}", decision.statement_at]
+            if decision.forwarded:
+                self._log.write(Log.INFO, f"uid {uid}: {decision.forwarded}")
+            rules = [f"rule {decision.rule}" if decision.has_rule else decision.rule, decision.statement_at]
         self._about = f"uid {uid}: "
+        if self._log.takes_fields:
+            self._fields = ("IDENT_OWNER", login), ("IDENT_UID", f"{uid}")
+            if decision is not None:
+                at = decision.rule if decision.has_rule else "", decision.statement_at
+                self._fields += tuple(("IDENT_RULE", place) for place in at)
         self._note = f" ({', '.join(filter(None, (who, source, *rules)))})"
 
     def lookup_failed(self, error: BaseException) -> None:
@@ -150,14 +179,50 @@ class AnsweringServer(IdentServer):
     def sendLine(self, line: bytes) -> None:
         super().sendLine(line)
         self.answered = True
-        severity, message = self._severity, f"{self._about}{self.peer} was told {line.decode('latin-1')}{self._note}"
-        if not self._options.process or self._owner is None or (self._options.quiet and severity > Log.ERROR):
-            self._log.write(severity, message)
-            return
-        # After the reply: the search takes time.
-        self._find_holder(
-            self._owner, lambda holder: self._log.write(severity, f"{message}, held by {holder}" if holder else message)
-        )
+        if self._log.wants(self._severity):
+            severity, text = self._severity, f"{self._about}{self.peer} was told {octets(line)}{self._note}"
+            fields = self._as_fields(line) if self._log.takes_fields else None
+            if not self._options.process or self._owner is None:
+                self._log.write(severity, text, fields)
+                return
+
+            def found(held_by: str) -> None:
+                self._log.write(severity, f"{text}, held by {held_by}" if held_by else text, fields)
+
+            # After the reply: the search takes time.
+            self._find_holder(self._owner, found)
+
+    def _as_fields(self, line: bytes) -> list[tuple[str, bytes]]:
+        """Return what the journal keeps beside the text; what is not known has no field."""
+        fields = [("IDENT_ASKER", os.fsencode(self.peer)), ("IDENT_PORTS", line.partition(b":")[0])]
+        fields += [(name, os.fsencode(value)) for name, value in self._fields if value]
+        return [*fields, ("IDENT_REPLY", line)]
+
+    def _ask_why_nobody(self, server: Address, client: Address) -> None:
+        """Have it found out why a connection is nobody's: now, by somebody else, or when the client has its reply."""
+        if self._why_nobody is not None:
+            self._why_nobody(server, client, self._telling(server, client))
+        elif len(self._unexplained) < _EXPLAINED:
+            self._unexplained += ((server, client),)
+
+    def say_why_nobody(self) -> None:
+        """Log, with --debug, why there is nobody for what was asked. May block for `LOOKUP_SECONDS` each."""
+        unexplained, self._unexplained = self._unexplained, ()
+        for server, client in unexplained:
+            tell = self._telling(server, client)
+            try:
+                from lookup.kernel import causes  # only for whoever debugs
+
+                tell(in_time(causes.as_text, server, client))
+            except ImportError as error:
+                tell(f"can't be found out: {error}")
+            except (IdentError, OSError) as error:
+                tell(f"can't be found out: {getattr(error, 'detail', error)}")
+
+    def _telling(self, server: Address, client: Address) -> Callable[[str], None]:
+        """Return what logs why a connection is nobody's."""
+        about = f"{self.peer} asked about {server[1]},{client[1]}, which is nobody's: "
+        return lambda text: self._log.write(Log.DEBUG, about + text)
 
 
 def _find_holder(owner: Owner, then: Callable[[str], object]) -> None:

@@ -18,6 +18,7 @@ from lookup.user_namespace import sees_every_uid
 
 from . import reader
 from .answer import Lookups, in_time
+from .closed import Unreadable
 from .privileges import become_owner, drop_privileges
 
 TYPE_CHECKING = False  # see options.py
@@ -47,12 +48,16 @@ def lookups(options: Options, load: Callable[[], System | None]) -> Lookups:
     lookup.import_all()
     with contextlib.suppress(ImportError):  # without pyroute2, psutil answers
         codec.messages()
+    if options.debug:
+        from lookup.kernel import causes  # noqa: F401
     fetch = None
     if options.reply_all is None and (options.requires_system_file or os.path.lexists(options.system_file)):
         fetch = OwnersReader().fetch
         load = _loaded(load)
     try:
         drop_privileges(None, None)
+    except Unreadable:
+        raise
     except OSError as error:
         reason = f"root could not be given up: {error.strerror}"
         if not sees_every_uid():

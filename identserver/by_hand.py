@@ -11,7 +11,7 @@ import threading  # noqa: F401  (whichever thread imports it first counts as the
 
 from .answer import AnsweringServer
 from .inherited import Endpoint, Ends
-from .log import Log, say
+from .log import Log, octets, say
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class ByHandServer(AnsweringServer):
         self.multi_query = True
 
     def refuse(self, what: str, line: bytes) -> None:
-        say(f"{what}: {ascii(line[:80])[2:-1]}")
+        say(f"{what}: {octets(line[:80])}")
 
     def _ebLookup(self, failure: Any, sport: int | str, cport: int | str) -> None:
         if getattr(failure.value, "detail", ""):
@@ -70,10 +70,14 @@ def serve_lines(options: Options, log: Log, look_up: Callable[..., Any]) -> None
     transport = TextTransport(options.server_address, options.client_address)
     protocol = ByHandServer(options, log, look_up)
     protocol.makeConnection(transport)
+    if os.isatty(0):
+        say("one query a line: the port here, a comma, the port at the far end (51234,6667); Ctrl-D ends", Log.INFO)
     while not transport.disconnecting and (data := os.read(0, 65536)):
         protocol.dataReceived(data)
+        protocol.say_why_nobody()
     if protocol.unfinished:
         protocol.dataReceived(b"\n")
+        protocol.say_why_nobody()
     protocol.connectionLost()
     log.finish()
     if transport.errno:

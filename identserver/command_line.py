@@ -9,10 +9,10 @@ import argparse
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
-from .options import ADD, IGNORE, MAYBE, ONE, TABLE, Option, Options, Refused, UsageError
+from .options import ADD, IGNORE, MAYBE, NONE, ONE, PRINTS, TABLE, Option, Options, Refused, UsageError, as_getopt_reads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 _DESCRIPTION = (
     "Answer ident queries (RFC 1413): who owns a TCP connection of this host? Standard input"
@@ -29,7 +29,34 @@ def read(argv: Sequence[str], options: Options) -> Options:
 
     :param argv: options in full, each with its argument attached.
     """
+    for option, value in as_getopt_reads(argv):
+        if option in PRINTS:
+            break  # what stands before it is right
+        wrong = _wrong_with(option, value)
+        if wrong:
+            raise UsageError(wrong)
     return parser().parse_args(argv, namespace=options)
+
+
+def _wrong_with(option: Option | str, value: str | None) -> str:
+    """Return what is wrong with an option: its name, and what it takes; ``""``: nothing."""
+    if isinstance(option, str):
+        name = option.partition("=")[0] if option.startswith("--") else option[:2]
+        fitting = [f"--{other.name}" for other in (*TABLE, *PRINTS) if name[2:] and f"--{other.name}".startswith(name)]
+        if fitting:
+            return f"{name} can mean {' or '.join(fitting)}: write more of it"
+        return f"there is no option {name}: see identd --help"
+    name = f"--{option.name} (-{option.letter})" if option.letter else f"--{option.name}"
+    if option.takes == NONE:
+        return f"{name} takes no argument" if value is not None else ""
+    if option.takes == ONE and value is None:
+        return f"{name} needs an argument: {option.metavar or option.name.upper()}"
+    try:
+        if value is not None:
+            option.convert(value)
+    except Refused as refused:
+        return f"{name} takes {refused}"
+    return ""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,7 +98,7 @@ def _settings(option: Option) -> dict[str, Any]:
     elif option.becomes == ADD:
         settings["action"] = _Added
     if option.takes in (ONE, MAYBE):
-        settings["type"] = _type(option.convert)
+        settings["type"] = option.convert
         settings["metavar"] = option.metavar or None
     elif option.becomes == IGNORE:
         settings["nargs"] = 0
@@ -80,16 +107,3 @@ def _settings(option: Option) -> dict[str, Any]:
     if option.takes == MAYBE:
         settings |= {"nargs": "?", "const": option.convert(option.missing)}
     return settings
-
-
-def _type(convert: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a converter whose reasons argparse shows; where it has none, argparse names the kind of value."""
-
-    def converted(text: str) -> Any:
-        try:
-            return convert(text)
-        except Refused as refused:
-            raise argparse.ArgumentTypeError(str(refused)) from None
-
-    converted.__name__ = convert.__name__
-    return converted

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 BACKLOG = 65535
 
 
+#: The device /dev/null (Linux' admin-guide/devices.txt).
+_NULL = (1, 3)
+
+
 class Endpoint:
     """One end of a connection, as `IdentServer` reads it: ``host`` (text) and ``port``."""
 
@@ -87,7 +91,11 @@ def _same_socket(one: os.stat_result | None, other: os.stat_result | None) -> bo
 
 
 def _to_null(fd: int) -> None:
-    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # ENOENT, EACCES: a root folder without devices. EMFILE: no descriptor
+        os.close(fd)
+        return
     if null != fd:
         os.dup2(null, fd)
         os.close(null)
@@ -138,6 +146,17 @@ def _descriptors() -> list[int]:
     return list(range(3, 3 + int(count))) or [0]
 
 
+def is_started_as_a_daemon() -> bool:
+    """Say whether standard input is /dev/null, as where a boot script or a unit starts a daemon.
+
+    Not where systemd passes sockets, even if to another process.
+    """
+    status = status_of(0)
+    if status is None or not stat.S_ISCHR(status.st_mode) or "LISTEN_FDS" in os.environ:
+        return False
+    return (os.major(status.st_rdev), os.minor(status.st_rdev)) == _NULL
+
+
 def is_listening(candidate: _socket.socket) -> bool:
     """Say whether a socket takes connections (socket(7), SO_ACCEPTCONN)."""
     import _socket as socket
@@ -158,7 +177,11 @@ def own_listeners(addresses: Sequence[str], port: int) -> list[socket.socket]:
 
     if not addresses:
         if socket.has_dualstack_ipv6():
-            return [socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)]
+            try:
+                return [socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)]
+            except OSError as error:
+                # Its own text is Python's. EADDRINUSE: somebody has it, on whichever address. EACCES: below 1024
+                raise OSError(error.errno, f"port {port}: {os.strerror(error.errno or 0)}") from None
         addresses = ["0.0.0.0"]
     listeners = []
     for address in addresses:

@@ -12,8 +12,13 @@ TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
     import _socket as socket
     from collections.abc import Callable
+    from typing import Optional
 
+    from .journal import Journal
     from .options import Options
+
+    #: Of an entry of the journal, beside its text.
+    Fields = Optional[list[tuple[str, bytes]]]
 
 #: Messages that wait for room in the log's queue, seconds between two attempts, and seconds that the end waits.
 MAX_UNSENT, SEND_AGAIN_SECONDS, FLUSH_SECONDS = 4096, 0.01, 0.5
@@ -37,29 +42,71 @@ class Log:
     def __init__(self, options: Options, peer_on_stderr: bool = False) -> None:
         """:param peer_on_stderr: standard error is the client's connection, as inetd has it: never write there."""
         self._least = self.DEBUG if options.debug else self.ERROR if options.quiet else self.INFO
-        self._journal = _is_the_journal(2)
-        self._stderr = (options.nosyslog or self._journal or os.isatty(2)) and not peer_on_stderr
+        #: Whether standard error is the journal's: nobody reads a traceback of many lines there.
+        self.journal = _is_the_journal(2)
+        self._stderr = (options.nosyslog or self.journal or os.isatty(2)) and not peer_on_stderr
         self._syslog = not (options.nosyslog or self._stderr)
+        self._peer_on_stderr = peer_on_stderr
+        #: Whether standard error gets what no syslog daemon takes: whoever runs us there may look at nothing else.
+        self._instead = options.foreground and not (options.stdio or peer_on_stderr)
+        #: Whether messages are worth `Fields`: only the journal takes them.
+        self.takes_fields = self.journal and self._stderr
+        self._entries: Journal | None = None
         self._socket: socket.socket | None = None
         #: What the daemon's queue had no room for; called when there is any; and how much was given up.
         self._unsent: list[bytes] = []
         self.remind: Callable[[], object] = bool
         self._lost = 0
 
-    def write(self, severity: int, message: str) -> None:
-        """Log one message; control characters, line ends and non-ASCII ones in it are escaped."""
+    def wants(self, severity: int) -> bool:
+        """Whether a message of a severity is logged at all."""
+        return severity <= self._least
+
+    def write(self, severity: int, message: str, fields: Fields = None) -> None:
+        """Log one message; control characters, line ends and non-ASCII ones in it are escaped.
+
+        :param fields: of the entry, where that goes to the journal: names and values.
+        """
         if severity > self._least:
             return
-        escaped = ascii(message)[1:-1].encode("ascii")
+        text = printable(message)
         try:
+            if fields and self.takes_fields and self._enter(severity, text, fields):
+                return
             if self._stderr:
-                prefix = b"<%d>" % severity if self._journal else b"identd: "
-                self._write(prefix + escaped + b"\n")
+                self._write(_prefix(severity, self.journal) + text + b"\n")
             elif self._syslog:
-                self._send(b"<%d>identd[%d]: %s" % (_DAEMON | severity, os.getpid(), escaped))
+                self._send(b"<%d>identd[%d]: %s" % (_DAEMON | severity, os.getpid(), text))
         except OSError:
             # ENOSPC, EPIPE, EIO: standard error is full or gone. EMFILE: no socket can be had.
             pass
+
+    def fail(self, message: str) -> None:
+        """Say why the process ends: to whoever started it, and once in the log, where that is another place."""
+        self._instead = False
+        if not self._peer_on_stderr:
+            say(message)
+        if self._syslog or self._peer_on_stderr:
+            self._syslog = True  # whatever --nosyslog says: there is no standard error to say it on
+            self.write(self.ERROR, message)
+            self.finish()
+
+    def _enter(self, severity: int, text: bytes, fields: list[tuple[str, bytes]]) -> bool:
+        """Make an entry in the journal, with what a line has there by itself; return whether it took that."""
+        try:
+            if self._entries is None:
+                from .journal import Journal  # only where standard error is the journal's
+
+                self._entries = Journal()
+            own = [
+                ("MESSAGE", text), ("PRIORITY", b"%d" % severity), ("SYSLOG_FACILITY", b"%d" % (_DAEMON >> 3)),
+                ("SYSLOG_IDENTIFIER", b"identd"), ("SYSLOG_PID", b"%d" % os.getpid()),
+            ]  # fmt: skip
+            self._entries.send(own + fields)
+        except (OSError, ImportError):
+            # See `Journal.send`. EMFILE, ENOMEM: no socket. ImportError: root's Python, and root was given up.
+            return False
+        return True
 
     def _write(self, line: bytes) -> None:
         """Write to standard error what it takes at once: the journal's stream, or a pipe, may be read by nobody."""
@@ -93,7 +140,7 @@ class Log:
             except BlockingIOError:
                 break
             except OSError:  # ENOENT, ECONNREFUSED: nobody logs. EMSGSIZE: more than it would take
-                pass
+                self._say_instead(datagram)
             sent += 1
         del self._unsent[:sent]
         if self._lost and not self._unsent:
@@ -102,27 +149,61 @@ class Log:
         if self._unsent:
             self.remind()
 
+    def _say_instead(self, datagram: bytes) -> None:
+        """Write what no syslog daemon takes to standard error, if that is where it should go."""
+        try:
+            if self._instead:
+                self._write(b"identd: %s\n" % datagram.partition(b": ")[2])
+        except OSError:  # EPIPE, ENOSPC, EBADF: nor is there anybody
+            pass
+
     def finish(self) -> None:
         """Send what is unsent before the process ends, unless the daemon is stuck."""
         deadline = time.monotonic() + FLUSH_SECONDS
         while self._unsent and time.monotonic() < deadline:
             time.sleep(0.002)
             self.send_again()
+        while self._entries is not None and not self._entries.all_taken() and time.monotonic() < deadline:
+            time.sleep(0.001)
 
 
 class NoLog(Log):
     """For what no client asked."""
 
-    def write(self, severity: int, message: str) -> None:
+    def wants(self, severity: int) -> bool:
+        """Whether a message is logged: none is."""
+        return False
+
+    def write(self, severity: int, message: str, fields: Fields = None) -> None:
         """Say nothing."""
 
 
-def say(message: str) -> None:
+def printable(text: str) -> bytes:
+    """Return a text in printable ASCII, on one line; what is printable in it stays as it is, backslashes too.
+
+    So what was escaped before is not escaped twice. Octets of others go through `octets` first.
+    """
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(one if " " <= one <= "~" else ascii(one)[1:-1] for one in text)
+    return text.encode("ascii")
+
+
+def octets(data: bytes) -> str:
+    """Return what others sent, or what was sent to them, as text that means these octets alone once it is logged."""
+    return data.decode("latin-1").replace("\\", "\\\\")
+
+
+def say(message: str, severity: int = Log.ERROR) -> None:
     """Write one line to standard error, if there is one, for whoever started us."""
     try:
-        os.write(2, f"identd: {ascii(message)[1:-1]}\n".encode("ascii"))
+        os.write(2, _prefix(severity, _is_the_journal(2)) + printable(message) + b"\n")
     except OSError:  # ENOSPC, EPIPE: full, or nobody reads. EBADF: closed
         return
+
+
+def _prefix(severity: int, journal: bool) -> bytes:
+    """Return what stands before a line on standard error: the journal adds the name itself (sd-daemon(3))."""
+    return b"<%d>" % severity if journal else b"identd: "
 
 
 def status_of(fd: int) -> os.stat_result | None:

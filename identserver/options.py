@@ -58,6 +58,8 @@ class Options:
     idle: float | None = None
     config: str | None = None
     explain: str | None = None
+    unit: str | None = None
+    json = False
     process = False
     format: str | None = None
     numeric = False
@@ -90,18 +92,25 @@ class Options:
 
 
 def seconds(text: str) -> float:
-    """Return seconds. :raises ValueError: it is no number from 0 to a billion."""
-    value = float(text)
+    """Return seconds. :raises Refused: it is no number from 0 to a billion."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < 1e9:
-        raise ValueError
+        raise Refused(f"seconds, a number from 0 to 999999999, not '{text}'")
     return value
 
 
 def number(text: str) -> int:
-    """Return a number. :raises ValueError: it is none from 1 to 2147483647."""
-    if not 1 <= int(text) < 1 << 31:
-        raise ValueError
-    return int(text)
+    """Return a number. :raises Refused: it is none from 1 to 2147483647."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value < 1 << 31:
+        raise Refused(f"a number from 1 to 2147483647, not '{text}'")
+    return value
 
 
 def port(text: str) -> int:
@@ -113,27 +122,30 @@ def port(text: str) -> int:
         try:
             found = getservbyname(text, "tcp")
         except OSError:  # no errno: there is no such service
-            raise Refused(f"no port from 1 to 65535, nor a service: {text!r}") from None
+            raise Refused(f"a port from 1 to 65535 or a service's name, not '{text}'") from None
     return found
 
 
 def reply(text: str) -> str:
     """Return a name to send. :raises Refused: a reply can't hold it."""
     if not text or any(character in text for character in "\0\r\n"):
-        raise Refused("a reply is one line and not empty: no NUL, CR or LF")
+        raise Refused("one line that is not empty, without NUL, CR and LF")
     return text
 
 
 def token(text: str) -> str:
     """Return an operating system's or a character set's name. :raises Refused: a reply can't hold it."""
     if not is_token(text):
-        raise Refused(f"1 to 64 printable ASCII characters but ',' and ':', not {text!r}")
+        raise Refused(f"1 to 64 printable ASCII characters but ',' and ':', not '{text}'")
     return text
 
 
 def address(text: str) -> str:
-    """Return an IP address. :raises ValueError: it is none."""
-    pack(text)
+    """Return an IP address. :raises Refused: it is none."""
+    try:
+        pack(text)
+    except ValueError:
+        raise Refused(f"an IPv4 or IPv6 address, not '{text}'") from None
     return text
 
 
@@ -149,17 +161,20 @@ def form(text: str) -> str:
 
 
 def date(text: str) -> str:
-    """Return a day as ISO 8601 has it, YYYY-MM-DD. :raises ValueError: it is none."""
+    """Return a day as ISO 8601 has it, YYYY-MM-DD. :raises Refused: it is none."""
     from time import strptime
 
-    strptime(text, "%Y-%m-%d")
+    try:
+        strptime(text, "%Y-%m-%d")
+    except ValueError:
+        text = ""
     if len(text) != len("YYYY-MM-DD"):
-        raise ValueError
+        raise Refused("a day in UTC, YYYY-MM-DD")
     return text
 
 
 class Refused(ValueError):
-    """An option's argument can't be taken; the text says why."""
+    """An option's argument can't be taken; the text says what the option takes."""
 
 
 class Option:
@@ -202,7 +217,7 @@ TABLE = (
     Option("r", "reply", "the name to send when a lookup finds nobody", ONE, "", reply),
     Option("R", "reply-all", "the name to send for every query; nothing is looked up", ONE, "REPLY", reply),
     Option("q", "quiet", "log errors only"),
-    Option("d", "debug", "log what the kernel said, and which source answered"),
+    Option("d", "debug", "log what the kernel said, which source answered, and why there is nobody"),
     Option("S", "nosyslog", "log to standard error"),
     Option("I", "stdio", "serve standard input, as without this option"),
     Option("C", "config", f"what users may do (default {CONFIG})", ONE, "FILE"),
@@ -220,6 +235,8 @@ TABLE = (
     Option("", "check", "show that a real query gets a true answer here, or why not", ours=True),
     Option("", "explain", "say what would be answered for port-on-server and port-on-client, and why; without:"
            " for each connection of yours", MAYBE, "PORT,PORT", ours=True),
+    Option("", "unit", "with --check: look from within this systemd unit's sandbox", ONE, "NAME", ours=True),
+    Option("", "json", "--check and --explain print one JSON object, for programs", ours=True),
     Option("", "process", "log which process holds the socket, with its command and its unit or container", ours=True),
     Option("F", "format", "what to send in place of the login name: %%u login name, %%U uid, %%g group, %%G gid, %%h"
            " this host's name, %%%% a percent sign", ONE, "", form, ours=True),
@@ -261,16 +278,27 @@ def read(argv: Sequence[str]) -> Options:
     return options
 
 
+def left_over(argv: Sequence[str]) -> list[str]:
+    """Return the operands: what is neither an option nor an option's argument."""
+    return _as_getopt_reads(argv)[1] if argv else []
+
+
 def as_getopt_reads(argv: Sequence[str]) -> list[tuple[Option | str, str | None]]:
     """Return arguments as getopt_long(3) understands them: each option with the value that belongs to it.
 
-    Operands, which it ignores, are left out. What it can't understand stays as text.
+    Operands are left out. What it can't understand stays as text.
     """
+    return _as_getopt_reads(argv)[0]
+
+
+def _as_getopt_reads(argv: Sequence[str]) -> tuple[list[tuple[Option | str, str | None]], list[str]]:
     found: list[tuple[Option | str, str | None]] = []
+    operands: list[str] = []
     left = list(argv)
     while left:
         argument = left.pop(0)
         if argument == "--":
+            operands += left
             break
         value: str | None
         if argument.startswith("--"):
@@ -279,6 +307,7 @@ def as_getopt_reads(argv: Sequence[str]) -> list[tuple[Option | str, str | None]
         elif argument.startswith("-") and argument != "-":
             option, letters, attached, value = _by_letter(argument[1]), argument[2:], "", ""
         else:
+            operands.append(argument)
             continue
         if option is None:
             found.append((argument, None))
@@ -291,7 +320,7 @@ def as_getopt_reads(argv: Sequence[str]) -> list[tuple[Option | str, str | None]
         elif not attached and left and _takes_next(option, left[0]):
             attached, value = "=", left.pop(0)
         found.append((option, value if attached else None))
-    return found
+    return found, operands
 
 
 def _takes_next(option: Option, following: str) -> bool:

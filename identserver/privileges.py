@@ -5,6 +5,7 @@ For good: groups, gid, uid, in this order, saved ones included, and every capabi
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -28,6 +29,7 @@ def drop_privileges(user: str | None, group: str | None) -> None:
     :param user: login name or uid; None: ``nobody`` when we are root, else nothing changes.
     :param group: group name or gid; None: the user's.
     :raises UsageError: there is no such user or group. :raises OSError: the kernel refuses.
+    :raises closed.Unreadable: that user can't read identd, or what it needs: what is imported later would be missing.
     """
     import grp
     import pwd
@@ -46,12 +48,18 @@ def drop_privileges(user: str | None, group: str | None) -> None:
                 raise KeyError(group)
     except KeyError:
         raise UsageError(f"no such {wanted}") from None
+    from . import closed  # before it is, perhaps
+
+    needed = closed.needed()
     try:
         os.setgroups([])
         _become(entry.pw_uid, gid)
     except OSError as error:
         # EPERM: we are not root, or in a sandbox. EINVAL: a user namespace without these ids.
         raise OSError(error.errno, f"can't become user {user}: {error.strerror}") from None
+    unreadable = closed.first_closed(needed)
+    if unreadable:
+        raise closed.Unreadable(errno.EACCES, unreadable)
 
 
 def become_owner(uid: int) -> None:

@@ -107,4 +107,5 @@ def serve_connection(connection: socket.socket, options: Options, log: Log, look
         protocol.dataReceived(data)
     protocol.connectionLost()
     transport.close()
+    protocol.say_why_nobody()
     log.finish()

@@ -91,7 +91,7 @@ def answer(
 
     hosts = system.hosts
 
-    def forward(host: str, port: int) -> bytes | Unknown | None:
+    def forward(host: str, port: int) -> bytes | str | Unknown:
         return facts.forward(host, port, serverAddress[1], clientAddress[1], arrival)
 
     decision = policy.decide(
@@ -321,8 +321,8 @@ class Facts:
 
     def forward(
         self, host: str, port: int, port_on_server: int, port_on_client: int, arrival: Arrival | None = None
-    ) -> bytes | Unknown | None:
-        """Return the name that the ident server at an address has for the owner of a connection, or None.
+    ) -> bytes | str | Unknown:
+        """Return the name that the ident server at an address has for the owner of a connection, or why it has none.
 
         :param arrival: how our own query came in. One that an identd of this host has forwarded is not forwarded again.
         """
@@ -331,7 +331,7 @@ class Facts:
         from .config import forward  # 1 ms, and few owners forward
 
         if arrival is not None and _is_forwarded(arrival.socket):
-            return None
+            return "is not asked: the query may itself come from an identd of this host, which forwards"
         return forward.ask(host, port, port_on_server, port_on_client, None if arrival is None else arrival.socket)
 
     def stop_asking(self) -> None:

@@ -274,7 +274,7 @@ def test_what_is_unknown_is_not_told() -> None:
 
     def decided(resolve: Callable[[HostName, int], Any]) -> Any:
         return decide(
-            1, b"alice", *ends, system, lambda: file, lambda name: None, lambda host, port: None, resolve=resolve,
+            1, b"alice", *ends, system, lambda: file, lambda name: None, lambda host, port: "no reply", resolve=resolve,
             resolve_rule=resolve,
         )  # fmt: skip
 

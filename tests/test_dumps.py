@@ -80,6 +80,17 @@ def test_a_closed_connection_with_the_same_ports(town: Town, alice: Person, bob:
         assert by_ports(town, ("", hers[0][1]), ("", hers[1][1])).uid == bob.uid
 
 
+def test_a_socket_that_is_only_bound(town: Town, alice: Person) -> None:
+    """What is bound to a port and not connected is nobody's connection, whichever ports are asked about."""
+    with Person(0, town.here) as root:
+        port = root.tell("one = socket.socket(); one.bind(('', 0)); one.getsockname()[1]")
+        for ports in ((1, 1), (port, 1), (1, port)):
+            with pytest.raises(NoUser):
+                by_ports(town, ("", ports[0]), ("", ports[1]))
+        with call(town, alice) as (ends, _):
+            assert by_ports(town, ("", ends[0][1]), ("", ends[1][1])).uid == alice.uid
+
+
 def test_a_long_dump_is_read_to_its_end(wire: type[Wire]) -> None:
     """By the ports alone, the one connection that fits is found among thousands, with one dump per family."""
     with contextlib.ExitStack() as stack:

@@ -39,7 +39,7 @@ def test_letters(form: str, expected: str) -> None:
 @pytest.mark.parametrize("form", ["%", "%x", "%u%", "a%%%", "% u", "%\n"])
 def test_unknown_letters(form: str) -> None:
     """A letter that means nothing is an error, also at the end."""
-    with pytest.raises(ValueError, match="expected, not %"):
+    with pytest.raises(ValueError, match="and %%, not %"):
         formats.parts(form)
 
 

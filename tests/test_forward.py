@@ -61,7 +61,10 @@ class Server:
                     self._serve(connection)
 
     def ask(self) -> bytes | None:
-        return forward.ask(*self.address, 6193, 23)
+        """Ask it, and return the user id; None: it names nobody. ``said``: what it does in place of that."""
+        found = forward.ask(*self.address, 6193, 23)
+        self.said = found if isinstance(found, str) else ""
+        return found if isinstance(found, bytes) else None
 
     def __enter__(self) -> Server:
         return self
@@ -135,7 +138,7 @@ def test_it_does_not_wait_for_the_end() -> None:
         (HEAD + b"alice\r\nmore\r\n", b"alice"),
         (HEAD + b"alice\r\n" + HEAD + b"bob\r\n", b"alice"),
         (b" \t6193 , 23 : USERID\t: UNIX , UTF-8 : alice \r\n", b"alice"),
-        (b"0,99999:USERID:OTHER:alice\r\n", b"alice"),
+        (b"06193,023:USERID:OTHER:alice\r\n", b"alice"),
         (HEAD + b"two words\r\n", b"two"),
         (HEAD + b"a:b:c\r\n", b"a:b:c"),
         (HEAD + b":\r\n", b":"),
@@ -149,7 +152,7 @@ def test_it_does_not_wait_for_the_end() -> None:
     ],
 )
 def test_other_good_answers(answer: bytes, expected: bytes) -> None:
-    """Blanks stand anywhere, the ports and the system are any, a blank ends the name, the end ends the line."""
+    """Blanks stand anywhere, the system is any, a blank ends the name, the end ends the line."""
     with Server(saying(answer)) as server:
         assert server.ask() == expected
 
@@ -190,6 +193,32 @@ def test_no_answer(answer: bytes) -> None:
         assert server.ask() is None
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"6193,23:ERROR:NO-USER\r\n", "replied ERROR: NO-USER"),
+        (b" 6193 , 23 : ERROR : HIDDEN-USER \n", "replied ERROR: HIDDEN-USER"),
+        (b"0,0:ERROR:INVALID-PORT\r\n", "replied ERROR: INVALID-PORT"),
+        (b"23,6193:USERID:UNIX:alice\r\n", "replied about wrong ports: 23,6193, not 6193,23"),
+        (b"6193,24:USERID:UNIX:alice\r\n", "replied about wrong ports: 6193,24, not 6193,23"),
+        (b"6193,%s:USERID:UNIX:alice\r\n" % (b"9" * 900), f"replied about wrong ports: 6193,{'9' * 20}, not 6193,23"),
+        (b"hello world\r\n", 'said "hello world", which is not a reply'),
+        (b"\xff\x1b[2J\\\"\r\n", r'said "\xff\x1b[2J\\\"", which is not a reply'),
+        (b"x" * 5000, f'said "{"x" * 80}", which is not a reply'),
+        (HEAD + b"\0\r\n", r'said "6193,23:USERID:UNIX:\x00", which is not a reply'),
+        (b"6193,23:ERROR:\r\n", 'said "6193,23:ERROR:", which is not a reply'),
+        (b"6193,23:ERROR:two words\r\n", 'said "6193,23:ERROR:two words", which is not a reply'),
+        (b"", "closed the connection without a reply"),
+        (b"\r\n", "sent an empty line, which is no reply"),
+    ],
+)
+def test_what_it_says_instead(answer: bytes, said: str) -> None:
+    """What a server does in place of naming somebody is told, each as such, in printable text of bounded length."""
+    with Server(saying(answer)) as server:
+        assert server.ask() is None
+        assert server.said == said
+
+
 def test_a_huge_user_id() -> None:
     """Of an endless name comes back what fits into a line, which is more than a reply may hold."""
     with Server(saying(HEAD + b"x" * 1_000_000)) as server:
@@ -222,6 +251,7 @@ def test_a_silent_server(hasty: None) -> None:
     """A server that says nothing is left at the deadline."""
     with Server(until_gone) as server:
         assert server.ask() is None
+        assert server.said == "gave no reply within 0.2 s"
     assert server.queries == [b"6193,23\r\n"]
 
 
@@ -234,6 +264,7 @@ def test_half_an_answer_and_silence(hasty: None) -> None:
 
     with Server(serve) as server:
         assert server.ask() is None
+        assert server.said == "gave no whole reply within 0.2 s"
 
 
 def test_a_deadline_that_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +291,7 @@ def test_a_reset() -> None:
 
     with Server(serve) as server:
         assert server.ask() is None
+        assert server.said == "reset the connection"
 
 
 @contextlib.contextmanager
@@ -275,7 +307,7 @@ def nobody_listens(host: str = "127.0.0.1", backlog: int = -1) -> Iterator[Addre
 def test_nobody_listens() -> None:
     """A refused connection is no answer."""
     with nobody_listens() as address:
-        assert forward.ask(*address, 6193, 23) is None
+        assert forward.ask(*address, 6193, 23) == "refused the connection"
 
 
 def test_nobody_accepts(hasty: None) -> None:
@@ -285,7 +317,7 @@ def test_nobody_accepts(hasty: None) -> None:
             caller = stack.enter_context(socket.socket())
             caller.setblocking(False)
             caller.connect_ex(address)
-        assert forward.ask(*address, 6193, 23) is None
+        assert forward.ask(*address, 6193, 23) == "did not answer the connection within 0.2 s"
 
 
 @pytest.mark.parametrize(
@@ -295,7 +327,9 @@ def test_nobody_accepts(hasty: None) -> None:
 def test_names_are_not_resolved(host: str) -> None:
     """Only an address is asked, for a resolver would keep no deadline: localhost has a server, and it hears nothing."""
     with Server(saying(HEAD + b"alice\r\n")) as server:
-        assert forward.ask(host, server.address[1], 6193, 23) is None
+        said = forward.ask(host, server.address[1], 6193, 23)
+        # getaddrinfo(3) takes "*" for every address of this host, at none of which anybody listens there.
+        assert said == ("refused the connection" if host == "*" else "is not asked: that is not an address")
     assert server.queries == []
 
 
@@ -325,6 +359,7 @@ def test_any_octets() -> None:
         answer = octets
         name = server.ask()
         if name is None:
+            assert server.said.isascii() and server.said.isprintable() and len(server.said) < 500
             return
         assert 1 <= len(name) <= forward.MAX_LINE
         assert not set(name) & set(b"\0\t\n\v\f\r ")
@@ -362,7 +397,7 @@ def test_we_do_not_ask_ourselves(quiet_town: Town, host: str) -> None:
     with Person(0, quiet_town.here) as person:
         person.tell(SERVE)
         assert person.tell("socket.create_connection((host, 113)).close()", host=host) is None
-        assert person.tell(ASK, host=host, port=113) is None
+        assert person.tell(ASK, host=host, port=113).startswith("is not asked: the query would come back")
         person.tell("listener = socket.create_server(('', 0), family=socket.AF_INET6, dualstack_ipv6=True)")
         person.tell("threading.Thread(target=serve, daemon=True).start()")
         port = person.tell("listener.getsockname()[1]")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import os
+import socket
+from typing import TYPE_CHECKING, Any
 
-from helpers.logs import received, syslog
+import pytest
+from helpers.logs import fields_of, received, syslog
 
 from identserver import log as room
 from identserver.log import Log
@@ -12,8 +16,6 @@ from identserver.options import Options
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def test_a_message_that_is_too_long_takes_no_other_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +52,78 @@ def test_what_was_lost_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert lines[-1].endswith(b"5 messages were lost, because the log took no more")
         assert log._socket is not None
         log._socket.close()
+
+
+def test_what_is_escaped() -> None:
+    """What is printable stays as it is, so that nothing is escaped twice; what others sent is told from an escape."""
+    assert room.printable('plain \\x1b "text"') == b'plain \\x1b "text"'
+    assert room.printable("\x1b\x7f\n\0\udcff\xe9\u65e5'\"") == b"\\x1b\\x7f\\n\\x00\\udcff\\xe9\\u65e5'\""
+    assert room.printable(room.octets(b"\xff\\xff\n")) == b"\\xff\\\\xff\\n"
+
+
+@pytest.fixture
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the journal's socket is looked for."""
+    monkeypatch.setattr("identserver.journal.PATH", str(tmp_path / "journal"))
+    return tmp_path / "journal"
+
+
+def at_the_journal(severity: int, message: str, fields: Any) -> tuple[bytes, Log]:
+    """Log a message where standard error is a stream of the journal's; return what comes by that stream."""
+    log = Log(Options())
+    log.journal = log._stderr = log.takes_fields = True
+    lines: list[bytes] = []
+    log._write = lines.append  # type: ignore[method-assign,assignment]
+    log.write(severity, message, fields)
+    return b"".join(lines), log
+
+
+def test_an_entry_with_fields(journal: Path) -> None:
+    """One entry has the text of the line, its severity and name, and each value as it is: no value makes a field."""
+    forging = b"x\nIDENT_OWNER=root\nPRIORITY\n" + (4).to_bytes(8, "little") + b"\xff\0\x1b\n"
+    fields = [("IDENT_OWNER", b"jos\xc3\xa9"), ("IDENT_REPLY", forging), ("IDENT_RULE", b"a:1"), ("IDENT_RULE", b"")]
+    with syslog(journal) as daemon:
+        line, log = at_the_journal(Log.INFO, "one\ntwo", fields)
+        (entry,) = received(daemon)
+        log.finish()
+        assert log._entries is not None and log._entries.all_taken()
+        log._entries.close()
+    assert line == b""
+    assert fields_of(entry) == {
+        "MESSAGE": [b"one\\ntwo"], "PRIORITY": [b"6"], "SYSLOG_FACILITY": [b"3"], "SYSLOG_IDENTIFIER": [b"identd"],
+        "SYSLOG_PID": [b"%d" % os.getpid()], "IDENT_OWNER": [b"jos\xc3\xa9"], "IDENT_REPLY": [forging],
+        "IDENT_RULE": [b"a:1", b""],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["missing", "closed", "a file", "full", "too long"])
+def test_a_journal_that_takes_no_entry(journal: Path, what: str) -> None:
+    """Whatever keeps the entry out, the line goes by the stream, and nothing waits."""
+    value = b"x"
+    with contextlib.ExitStack() as stack:
+        if what == "a file":
+            journal.touch()
+        elif what != "missing":
+            daemon = stack.enter_context(syslog(journal))
+            if what == "closed":
+                daemon.close()
+            elif what == "full":
+                caller = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+                caller.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        caller.sendto(b"x", str(journal))
+            else:
+                value = b"x" * 10_000_000
+        line, log = at_the_journal(Log.ERROR, "a text", [("IDENT_REPLY", value)])
+        assert log._entries is not None
+        log._entries.close()
+    assert line == b"<3>a text\n"
+
+
+def test_a_severity_that_nobody_wants(journal: Path) -> None:
+    """What the log does not want is no entry either, and what has no fields is a line."""
+    with syslog(journal) as daemon:
+        assert at_the_journal(Log.DEBUG, "a text", [("A", b"b")])[0] == b""
+        assert at_the_journal(Log.INFO, "a text", None)[0] == b"<6>a text\n"
+        assert received(daemon) == []

@@ -35,7 +35,7 @@ def ask(
     policy = parse_system(system, "system", lambda names: {name: UIDS.get(name) for name in names})
     policy.pseudonyms = key
     file = UserFile("user", parse_user(user, "user"))
-    return decide(1001, login, ("10.0.0.1", 40000), asker, policy, lambda: file, uid_of, lambda host, port: None)
+    return decide(1001, login, ("10.0.0.1", 40000), asker, policy, lambda: file, uid_of, lambda host, port: "no reply")
 
 
 def test_forced() -> None:
@@ -99,7 +99,7 @@ def test_an_unreadable_file() -> None:
     """It may ask for a pseudonym, so the login name is not sent."""
     policy = parse_system(ALLOWED, "system", lambda names: {})
     ends = ("10.0.0.1", 40000), ASKER
-    decision = decide(1001, b"alice", *ends, policy, lambda: Unknown("EIO"), UIDS.get, lambda host, port: None)
+    decision = decide(1001, b"alice", *ends, policy, lambda: Unknown("EIO"), UIDS.get, lambda host, port: "no reply")
     assert decision.unknown is not None
 
 
@@ -176,7 +176,8 @@ def test_a_file_that_does_not_count() -> None:
     ends = ("10.0.0.1", 40000), ASKER
     for system, told in ((GUEST, b"guest"), (HIDE, None)):
         policy = parse_system(system, "system", lambda names: {})
-        decision = decide(1001, b"alice", *ends, policy, lambda: Unknown("EIO"), UIDS.get, lambda host, port: None)
+        unread = Unknown("EIO")
+        decision = decide(1001, b"alice", *ends, policy, lambda: unread, UIDS.get, lambda host, port: "no reply")
         assert decision.user == told
 
 

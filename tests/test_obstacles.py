@@ -14,7 +14,9 @@ from helpers.hosts import Person, nameless_uid
 from helpers.machine import skip
 
 from identserver.admin import obstacles
+from lookup.errors import IdentError
 from lookup.kernel import sock_diag
+from lookup.users import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,6 +94,20 @@ def test_no_login_name(needs_root: None) -> None:
     with Person(nameless_uid()) as stranger:
         ((obstacle, remedy),) = found(stranger)
     assert f"uid {stranger.uid} " in obstacle
+    assert "nsswitch.conf" in remedy
+
+
+def test_a_name_service_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a service of nsswitch.conf's can't be asked, there are users who can't be named: that is in the way."""
+
+    def login(uid: int) -> tuple[str, str]:
+        if uid != os.geteuid():
+            raise IdentError("sss can't be asked", uid)
+        return "UNIX", "alice"
+
+    monkeypatch.setattr(names, "login", login)
+    ((obstacle, remedy),) = obstacles.hindrances()
+    assert obstacle.endswith("about everybody: sss can't be asked")
     assert "nsswitch.conf" in remedy
 
 

@@ -42,7 +42,7 @@ def decided(home: Path, capabilities: str) -> Decision:
     uids = {b"alice": os.getuid(), b"bob": os.getuid() + 1}
     ends = ("10.0.0.1", 40000), ("192.0.2.1", 6667)
     return decide(
-        os.getuid(), b"alice", *ends, system, lambda: read(home, system.older), uids.get, lambda host, port: None
+        os.getuid(), b"alice", *ends, system, lambda: read(home, system.older), uids.get, lambda host, port: "no reply"
     )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def first(sequence: Sequence[Any]) -> Any:
     return sequence[0]
 
 
-def no_forward(host: str, port: int) -> bytes | None:
+def no_forward(host: str, port: int) -> bytes | str:
     """Fail a test that forwards what it should not."""
     raise AssertionError(f"forwarded to {host} port {port}")
 
@@ -75,7 +75,7 @@ def ask(
     theirs: str = "127.0.0.1",
     lport: int = 40000,
     fport: int = 1240,
-    forward: Callable[[str, int], bytes | None] = no_forward,
+    forward: Callable[[str, int], bytes | str] = no_forward,
     choose: Any = first,
 ) -> Decision:
     """Decide about a connection of alice's; a user file that does not parse is none."""
@@ -175,12 +175,14 @@ def test_forward(system: str, user: str | None, fport: int, name: bytes | None, 
     """A forward is sent, refused or hidden as section 8 of the description says (None: hidden)."""
     asked = []
 
-    def forward(host: str, port: int) -> bytes | None:
+    def forward(host: str, port: int) -> bytes | str:
         asked.append((host, port))
-        return name
+        return "is silent" if name is None else name
 
-    assert ask(system, user, fport=fport, forward=forward).user == answer
+    decision = ask(system, user, fport=fport, forward=forward)
+    assert decision.user == answer
     assert asked == [("127.0.0.9", 113)]
+    assert decision.forwarded == ("the server at 127.0.0.9 port 113 is silent" if name is None else "")
 
 
 def test_forward_without_the_capability() -> None:
@@ -278,7 +280,7 @@ def test_what_is_not_known(
     ends = ("127.0.0.1", 40000), ("127.0.0.1", 1240)
     file = read if isinstance(read, Unknown) else said((read or "").encode("ascii"))
     decision = decide(
-        1001, b"alice", *ends, rules, lambda: file, lambda name: uid_of, lambda host, port: forward, first
+        1001, b"alice", *ends, rules, lambda: file, lambda name: uid_of, lambda host, port: forward or b"", first
     )  # fmt: skip
     assert decision.unknown is next((one for one in (file, uid_of, forward) if isinstance(one, Unknown)), None)
     if decision.unknown is None:

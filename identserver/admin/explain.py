@@ -17,6 +17,7 @@ from ..answer import reply_line, with_key
 from ..options import UsageError
 from ..privileges import drop_privileges
 from ..protocol import parse_ports
+from . import nobody
 from .access import note_for_nobody
 from .printing import show
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lookup.config.decision import Decision
     from lookup.config.user_file import Fetched
     from lookup.connection import Address, Owner
+    from lookup.kernel.causes import Evidence
 
     from ..options import Options
 
@@ -51,17 +53,22 @@ def explain(options: Options) -> int:
         system = with_key(system_file.load(path, options.requires_system_file), options)
     except ConfigError as error:
         system = error
-    ports = _ports(options)
+    ports = parse_ports(os.fsencode(options.explain or ""))
+    evidence = None
     held = None if ports is not None else ""
     if os.geteuid() == 0:
-        held = _held_as_root(options, ports)
+        if ports is not None:
+            ends = (options.server_address, ports[0]), (options.client_address, ports[1])
+            evidence, held = nobody.seen_as_root(*ends), _held_as_root(*ends)
         _give_up_root(options)
         if not isinstance(system, ConfigError) and system is not None and not os.access(path, os.R_OK):
             show(f"but      {path} was read as root: an identd that is not started as root replies UNKNOWN-ERROR")
         if not isinstance(system, ConfigError) and system is not None and system.needs_key:
             show("but      the key was read as root: an identd that starts as another user needs one that it can read")
-    explanation = Explanation(options, system, held)
-    if ports is not None:
+    explanation = Explanation(options, system, evidence, held)
+    if options.explain:
+        if ports is None:
+            raise UsageError(f"two ports expected, PORT-ON-SERVER,PORT-ON-CLIENT, not {options.explain!r}")
         for step in explanation.steps((options.server_address, ports[0]), (options.client_address, ports[1])):
             show(step)
         return 0
@@ -74,26 +81,13 @@ def explain(options: Options) -> int:
     return 0
 
 
-def _ports(options: Options) -> tuple[int, int] | None:
-    """Return the ports of the query; None: there are none. :raises UsageError: these are not two ports."""
-    if not options.explain:
-        return None
-    ports = parse_ports(os.fsencode(options.explain))
-    if ports is None:
-        raise UsageError(f"two ports expected, PORT-ON-SERVER,PORT-ON-CLIENT, not {options.explain!r}")
-    return ports
-
-
-def _held_as_root(options: Options, ports: tuple[int, int] | None) -> str:
+def _held_as_root(server: Address, client: Address) -> str:
     """Return which process holds the socket: root sees every process, and the user whom root becomes does not."""
-    if ports is None:
-        return ""
     try:
-        owner = lookup.find((options.server_address, ports[0]), (options.client_address, ports[1]))
+        return holder.describe([lookup.find(server, client)])[0]
     except (IdentError, ValueError):
         # The steps say why.
         return ""
-    return holder.describe([owner])[0]
 
 
 def _give_up_root(options: Options) -> None:
@@ -120,11 +114,16 @@ def _held_by(uid: int) -> list[Owner]:
 class Explanation:
     """What leads to the replies under one system file."""
 
-    def __init__(self, options: Options, system: System | ConfigError | None, held: str | None = None) -> None:
+    def __init__(
+        self, options: Options, system: System | ConfigError | None, evidence: Evidence | None = None,
+        held: str | None = None,
+    ) -> None:  # fmt: skip
         """:param system: what the system file says, or why it can't be used; None: there is none.
 
+        :param evidence: what root saw of a connection that is nobody's (`nobody.seen_as_root`).
         :param held: which process holds the socket (`holder.describe`); None: that is still to be found out.
         """
+        self._evidence = evidence
         self._held = held
         self._options = options
         self._path = options.system_file
@@ -144,6 +143,8 @@ class Explanation:
         except IdentError as error:
             yield f"socket   {error.detail or error}"
             yield from _advice(error, server, client)
+            if isinstance(error, NoUser):
+                yield from nobody.steps(server, client, self._evidence)
             outcome = error
         else:
             yield f"socket   {owner!r}"

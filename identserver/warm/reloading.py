@@ -6,9 +6,10 @@ import os
 import time
 
 from lookup.config import system_file
+from lookup.deadline import within
 from lookup.errors import IdentError, Unknown
 
-from ..answer import load_system_file, with_key
+from ..answer import LOOKUP_SECONDS, load_system_file, with_key
 from .workers import SYSTEM_FILE
 
 TYPE_CHECKING = False  # see deadlines.py
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..log import Log
     from ..options import Options
+    from .notify import Notify
 
     Signature = tuple[int, ...]
 
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 REST_SECONDS = 0.2
 
 #: Seconds after which the names of users in the file are looked up again, as administrators change uids (usermod); and
-#: after which a file is tried again that could not be obeyed, for a reason that may have passed.
-NAMES_SECONDS, TRY_AGAIN_SECONDS = 2.0, 5.0
+#: after which a file is tried again that could not be obeyed, for a reason that may have passed (a folder's mode, EIO).
+NAMES_SECONDS, TRY_AGAIN_SECONDS = 2.0, 2.0
 
 
 def signature(options: Options) -> Signature:
@@ -40,7 +42,8 @@ def signature(options: Options) -> Signature:
         status = os.stat(options.system_file)
     except OSError:  # ENOENT, EACCES: none to see
         return ()
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    # The third changes with the mode as well, and `cp -p` can't set it back.
+    return status.st_size, status.st_ino, status.st_ctime_ns
 
 
 def read(options: Options, kept: Pseudonyms | None) -> System | Unknown | None:
@@ -50,10 +53,17 @@ def read(options: Options, kept: Pseudonyms | None) -> System | Unknown | None:
 
     :param kept: what the key makes that was read as root, for pseudonyms.
     """
+    if options.reply_all is not None:
+        return None
     try:
-        return load_system_file(options, [], kept) if options.reply_all is None else None
+        return within(LOOKUP_SECONDS, load_system_file, options, [], kept)
+    except TimeoutError:
+        # A file system, or the name service that is asked about a user in the file. Who waits for us waits no longer.
+        return Unknown(f"{options.system_file} could not be read within {LOOKUP_SECONDS:g} s")
     except IdentError as error:
         return Unknown(error.detail)
+    except OSError as error:  # EAGAIN, ENOMEM: no thread
+        return Unknown(f"{options.system_file} could not be read: {error}")
 
 
 class SystemFile:
@@ -61,7 +71,7 @@ class SystemFile:
 
     def __init__(
         self, options: Options, seen: Signature, system: System | Unknown | None, in_thread: Callable[..., Any],
-        put_in_force: Callable[[System | None], object], log: Log, kept: Pseudonyms | None = None,
+        put_in_force: Callable[[System | None], object], log: Log, notify: Notify, kept: Pseudonyms | None = None,
     ) -> None:  # fmt: skip
         """:param seen: the file's signature before it was read: a change meanwhile must be noticed.
 
@@ -71,7 +81,7 @@ class SystemFile:
         :param kept: what the key makes that was read as root: it counts for as long as it can't be read again.
         """
         self._kept = kept
-        self._options, self._log = options, log
+        self._options, self._log, self._notify = options, log, notify
         self._in_thread, self._put_in_force = in_thread, put_in_force
         self._seen = seen
         #: The signature at the last look, and since when it has been that.
@@ -112,6 +122,7 @@ class SystemFile:
         self._seen = signature(self._options)
         self._readings += 1
         number = self._readings
+        self._notify.reading()
 
         def put_in_force(system: System | None) -> None:
             # Threads may overtake each other, and a later reading has the newer file.
@@ -120,8 +131,13 @@ class SystemFile:
                 self._use(system)
                 self._report(system)
                 self._log.write(self._log.INFO, "the configuration was read again")
+            self._notify.read()
 
-        self._in_thread(SYSTEM_FILE, self._load, None).addCallbacks(put_in_force, self._keep_the_old)
+        def keep_the_old(failure: Any) -> None:
+            self._keep_the_old(failure)
+            self._notify.read()
+
+        self._in_thread(SYSTEM_FILE, self._load, None).addCallbacks(put_in_force, keep_the_old)
 
     def _load(self, systems: list[System | None]) -> Iterator[System | None]:
         """Run in a thread: read the file, or look up the users in what was read."""
@@ -140,6 +156,7 @@ class SystemFile:
     def _assigned(self, old: System, system: System) -> None:
         if self._system is old:
             self._use(system)
+            self._notify.trouble(_in_short(system))
         self._again = time.monotonic() + NAMES_SECONDS
 
     def _not_assigned(self, failure: Any) -> None:
@@ -154,16 +171,32 @@ class SystemFile:
     def _report(self, system: System | Unknown | None) -> None:
         """Log what is wrong with the file that was read, or with the users and hosts in it."""
         if isinstance(system, Unknown):
-            self._log.write(self._log.ERROR, f"{system.reason}; nobody is named until that is mended")
-        elif system is not None:
-            for notice in system.missing:
-                self._log.write(self._log.ERROR, str(notice))
-            if isinstance(system.pseudonyms, Unknown):
-                self._log.write(self._log.ERROR, f"{system.pseudonyms.reason}; nobody with a pseudonym is named")
+            self._complain(system.reason)
+            return
+        for notice in system.missing if system is not None else ():
+            self._log.write(self._log.ERROR, str(notice))
+        keyless = ""
+        if system is not None and isinstance(system.pseudonyms, Unknown):
+            keyless = f"{system.pseudonyms.reason}; nobody with a pseudonym is named"
+            self._log.write(self._log.ERROR, keyless)
+        self._notify.trouble(keyless or _in_short(system))
 
     def _keep_the_old(self, failure: Any) -> None:
-        reason = getattr(failure.value, "detail", failure.value)
-        if isinstance(self._system, Unknown):
-            self._log.write(self._log.ERROR, f"{reason}; nobody is named until that is mended")
-        else:
-            self._log.write(self._log.ERROR, f"{reason}; the configuration that was read before stays in force")
+        self._complain(getattr(failure.value, "detail", failure.value))
+
+    def _complain(self, reason: object) -> None:
+        """Log why the file can't be obeyed, and what holds meanwhile."""
+        unknown = isinstance(self._system, Unknown)
+        meanwhile = "nobody is named until that is mended" if unknown else (
+            "the configuration that was read before stays in force"
+        )  # fmt: skip
+        self._log.write(self._log.ERROR, f"{reason}; {meanwhile}")
+        self._notify.trouble(f"{reason}; {meanwhile}")
+
+
+def _in_short(system: System | None) -> str:
+    """Return the first of the users and hosts in the file that are unknown, and how many more there are."""
+    missing = system.missing if system is not None else ()
+    if not missing:
+        return ""
+    return f"{missing[0]}" + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else "")

@@ -8,12 +8,14 @@ import time
 
 from ..answer import LINGER_SECONDS, AnsweringServer, keep_key
 from ..inherited import listener_name
-from ..log import SEND_AGAIN_SECONDS, Log
+from ..log import SEND_AGAIN_SECONDS, Log, say
 from ..privileges import drop_privileges
 from . import reloading
 from .accepting import Acceptor, connection_limit
 from .connections import Connections
 from .deadlines import Deadlines
+from .notify import Notify
+from .parent import Parent, let_go
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     :param background: leave whoever started us behind, once nothing can go wrong any more.
     :raises UsageError, OSError: root can't be given up.
     """
+    own = background or (options.foreground and not options.stdio)
+    parent = Parent([] if own else listeners)
+    notify = Notify(not parent.is_superserver)
     # Before it is read, so that a change meanwhile is noticed.
     seen = reloading.signature(options)
     kept = keep_key(options)
@@ -66,10 +71,12 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
         readers.start()  # while there is one thread
     limit = connection_limit(options.limit)
     lookups = Lookups(loop, system, limit, complain, readers, sub_ids, options.form)
-    system_file = reloading.SystemFile(options, seen, system, lookups.in_thread, lookups.use, log, kept)
+    system_file = reloading.SystemFile(options, seen, system, lookups.in_thread, lookups.use, log, notify, kept)
+    server = Server(listeners, options, log, idle, loop, lookups, system_file, complain, limit, notify, parent)
     try:
-        Server(listeners, options, log, idle, loop, lookups, system_file, complain, limit).run()
+        server.run()
     finally:
+        parent.forget()
         readers.close()
         if lookups.any_busy:
             os._exit(os.EX_OK)  # a stuck thread would be waited for
@@ -101,15 +108,19 @@ class Server:
     def __init__(
         self, listeners: list[socket.socket], options: Options, log: Log, idle: float, loop: asyncio.AbstractEventLoop,
         lookups: Lookups, system_file: reloading.SystemFile, complain: Callable[[str], object], limit: int,
+        notify: Notify, parent: Parent,
     ) -> None:  # fmt: skip
         """:param idle: seconds without a connection after which to end; 0: never.
 
         :param limit: how many connections may be open.
         """
         self._listeners, self._log, self._idle, self._loop = listeners, log, idle, loop
-        self._lookups, self._system_file = lookups, system_file
+        self._lookups, self._system_file, self._notify, self._parent = lookups, system_file, notify, parent
         self._deadlines = Deadlines(options.timeout)
-        new_protocol = functools.partial(AnsweringServer, options, log, lookups.look_up, lookups.find_holder)
+        why_nobody = _why_nobody(lookups) if options.debug else None
+        new_protocol = functools.partial(
+            AnsweringServer, options, log, lookups.look_up, why_nobody, lookups.find_holder
+        )
         self._connections = Connections(new_protocol, self._deadlines, loop, log)
         self._acceptor = Acceptor(listeners, limit, self._connections, self._deadlines, loop, complain, self.stop)
         #: Whatever begins between two looks at the deadlines has its own at least so many seconds later.
@@ -124,9 +135,13 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._system_file.read_again)
+        self._parent.watch(self._loop, self._give_up_the_port)
         self._tick()
         self._log.remind = self._send_log_later
-        self._log.write(Log.INFO, f"serving {', '.join(map(listener_name, self._listeners))}")
+        served = ", ".join(map(listener_name, self._listeners))
+        self._notify.ready(served)
+        self._notify.keep_watch(self._loop)
+        self._log.write(Log.INFO, f"serving {served}")
         try:
             self._loop.run_forever()
         finally:
@@ -141,9 +156,15 @@ class Server:
         """Accept no more, finish what is under way, end."""
         if not self._stopping:
             self._stopping = True
+            self._notify.stopping()
             self._acceptor.stop()
             self._loop.call_later(FINISH_SECONDS, self._loop.stop)
             self._connections.when_none(self._loop.stop)
+
+    def _give_up_the_port(self) -> None:
+        """Let go of the listening sockets at once, for the next superserver; finish what is under way, and end."""
+        self.stop()
+        let_go(self._listeners)
 
     def _tick(self) -> None:
         """End what has passed its deadline, and the process when it is idle; look for a change of the system file."""
@@ -171,6 +192,12 @@ class Server:
         self._log.send_again()
 
 
+def _why_nobody(lookups: Lookups) -> Callable[..., None]:
+    from .causes import Causes  # only for whoever debugs
+
+    return Causes(lookups.in_thread).find
+
+
 def _go_to_the_background(options: Options) -> Log:
     """Go on as a daemon, as oidentd does (daemon(7)); the process that was started ends well. :raises OSError: no fork.
 
@@ -178,6 +205,8 @@ def _go_to_the_background(options: Options) -> Log:
     """
     if options.config is not None:
         options.config = os.path.abspath(options.config)
+    if not options.listens:
+        say(f"standard input is /dev/null: port {options.port} is served, in the background", Log.INFO)
     if os.fork():
         os._exit(os.EX_OK)
     os.setsid()

@@ -40,9 +40,9 @@ ELSEWHERE = 8
 #: In place of a result: this job has to be done on its own.
 ON_ITS_OWN = object()
 
-#: In place of an owner's uid: the owner is not known yet; the job is to read the system file, or who has sub-ids, or to
-#: find out for the log which processes hold sockets.
-ANY_OWNER, SYSTEM_FILE, SUB_IDS, HOLDERS = -1, -2, -3, -4
+#: In place of an owner's uid: the owner is not known yet; the job is to read the system file, or who has sub-ids; or to
+#: find out why there is no owner, or for the log which processes hold sockets.
+ANY_OWNER, SYSTEM_FILE, SUB_IDS, CAUSES, HOLDERS = -1, -2, -3, -4, -5
 
 
 class _Job:

@@ -20,14 +20,15 @@ class Decision:
     became of their files, as pairs of (worth a line in the log, text); ``steps``: the reasons in order, for a person;
     ``lacking``: the capabilities that the owner's statement needs and has not; ``impersonated``: the other user's
     name, in quotes, that the owner asked for and may not have; ``sends_login``: whether ``user`` is the login name (the
-    number of who has none) because nothing else is sent; `Unknown`: it is, or somebody asked for just that name.
+    number of who has none) because nothing else is sent; `Unknown`: it is, or somebody asked for just that name;
+    ``forwarded``: why the server that was to be asked named nobody.
 
     ``unknown``: what the decision depends on and is not known; then nothing else of it counts.
     """
 
     __slots__ = (
-        "files", "impersonated", "lacking", "login", "path", "rule", "sends_login", "statement_at", "steps", "system",
-        "unknown", "user",
+        "files", "forwarded", "impersonated", "lacking", "login", "path", "rule", "sends_login", "statement_at",
+        "steps", "system", "unknown", "user",
     )  # fmt: skip
 
     def __init__(self, login: str) -> None:
@@ -36,8 +37,13 @@ class Decision:
         self.system = "UNIX"
         self.sends_login: bool | Unknown = False
         self.rule = NO_RULE
-        self.statement_at = self.path = self.impersonated = ""
+        self.statement_at = self.path = self.impersonated = self.forwarded = ""
         self.files: list[tuple[bool, str]] = []
         self.steps: list[str] = []
         self.lacking: list[str] = []
         self.unknown: Unknown | None = None
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether a block of the system file is about the connection."""
+        return self.rule != NO_RULE

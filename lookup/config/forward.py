@@ -14,6 +14,7 @@ import struct
 import time
 
 from ..connection import IDENT_PORT, pack
+from .blocks import quoted
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -26,40 +27,80 @@ FORWARD_SECONDS = 3.0
 #: Seconds between two looks at whether our own client is still there, where its connection is closed by another thread.
 _LOOK_SECONDS = 0.25
 
-#: Octets of the reply's line that are read (RFC 1413 section 4: it is shorter than 1000).
-MAX_LINE = 1023
+#: Octets of the reply's line that are read (RFC 1413 section 4: it is shorter than 1000), and that are shown.
+MAX_LINE, _SHOWN = 1023, 80
 
 # reply  = *WSP port *WSP "," *WSP port *WSP ":" *WSP "USERID" *WSP ":" *WSP opsys *WSP ":" *WSP user-id [ WSP *OCTET ]
 # opsys  = 1*( any octet but ":" )          ; with its charset; dropped, ours is sent
 # WSP    = %x09 / %x0B / %x0C / %x0D / SP   ; what ends the user id as well
 # A NUL ends nothing: a reply with one in its user id is not taken.
+_PORTS = rb"[\t\v\f\r ]*([0-9]+)[\t\v\f\r ]*,[\t\v\f\r ]*([0-9]+)[\t\v\f\r ]*:[\t\v\f\r ]*"
 _REPLY = re.compile(
-    rb"[\t\v\f\r ]*[0-9]+[\t\v\f\r ]*,[\t\v\f\r ]*[0-9]+[\t\v\f\r ]*:[\t\v\f\r ]*USERID[\t\v\f\r ]*:"
+    _PORTS + rb"USERID[\t\v\f\r ]*:"
     rb"[\t\v\f\r ]*[^:\t\v\f\r ][^:]*:[\t\v\f\r ]*([^\t\v\f\r \0]+)(?![^\t\v\f\r ])"
 )
+# Or "ERROR" in place of "USERID", and error-type = token in place of the rest.
+_REFUSAL = re.compile(_PORTS + rb"ERROR[\t\v\f\r ]*:[\t\v\f\r ]*([!-~]{1,64})[\t\v\f\r ]*")
+
+#: What an errno of a connection means, where its own text is less plain.
+_FAILED = {
+    errno.ECONNREFUSED: "refused the connection",
+    errno.ECONNRESET: "reset the connection",
+    errno.EPIPE: "reset the connection",
+    errno.ECANCELED: "is not asked any more: the client that asked us has gone",
+}
 
 
 def ask(
     host: str, port: int, port_on_server: int, port_on_client: int, asked: _socket.socket | None = None
-) -> bytes | None:
-    """Return the user id that an ident server gives for a port pair, or None if it gives none in time.
+) -> bytes | str:
+    """Return the user id that an ident server gives for a port pair; or, as text, what it does in place of that.
 
-    It has neither blanks, CR, LF nor NUL, and at most `MAX_LINE` octets.
+    The user id has neither blanks, CR, LF nor NUL, and at most `MAX_LINE` octets. The text is printable, and says what
+    the server did, without a subject.
 
     :param host: address of that server, with its scope where it needs one. Names are not resolved, as a resolver
-        keeps no deadline: for a name the result is None.
+        keeps no deadline: nobody is asked at a name.
     :param port: its port.
     :param asked: the connection on which we were asked: its client's host is not asked in turn, we are not asked on the
         port that it came to, and nobody is asked once it ends.
     """
     try:
         line = _first_line(host, port, b"%d,%d\r\n" % (port_on_server, port_on_client), asked)
-    except (OSError, ValueError):
-        # Any errno of a failed connection (ECONNREFUSED, EHOSTUNREACH, ETIMEDOUT ...), ELOOP and ECANCELED from below.
-        # EAI_NONAME: not an address. ValueError: not ASCII.
-        return None
+    except (socket.gaierror, ValueError):
+        # EAI_NONAME: not an address. ValueError: not ASCII, or an octet of 0.
+        return "is not asked: that is not an address"
+    except TimeoutError as error:
+        # ETIMEDOUT: the kernel's own patience; or ours, from below.
+        return str(error) if error.errno is None else "did not answer the connection in time"
+    except OSError as error:
+        # Any errno of a failed connection (ECONNREFUSED, EHOSTUNREACH ...). ELOOP: from below. EMFILE: our own.
+        if error.errno == errno.ELOOP:
+            return f"is not asked: {error.strerror}"
+        return _FAILED.get(error.errno or 0, f"can't be asked: {error.strerror}")
     match = _REPLY.match(line)
-    return match[1] if match else None
+    if match is None:
+        return _no_name(line)
+    ports = int(match[1]), int(match[2])
+    if ports != (port_on_server, port_on_client):
+        asked_for = f"{port_on_server},{port_on_client}"
+        return f"replied about wrong ports: {_decimal(match[1])},{_decimal(match[2])}, not {asked_for}"
+    return match[3]
+
+
+def _no_name(line: bytes) -> str:
+    """Say what a line is that names nobody."""
+    refusal = _REFUSAL.fullmatch(line)
+    if refusal:
+        return f"replied ERROR: {refusal[3].decode('ascii')}"
+    if not line.strip():
+        return "closed the connection without a reply" if not line else "sent an empty line, which is no reply"
+    return f"said {quoted(line[:_SHOWN].rstrip())}, which is not a reply"
+
+
+def _decimal(digits: bytes) -> str:
+    """Return a number as it came, without its end if that is far."""
+    return digits[:20].decode("ascii")
 
 
 def is_this_host(address: tuple[Any, ...]) -> bool:
@@ -89,15 +130,17 @@ def _first_line(host: str, port: int, query: bytes, asked: _socket.socket | None
     if _leads_back(address, asked):
         raise OSError(errno.ELOOP, "the query would come back, and be forwarded again without end")
     line = b""
+    silent = f"did not answer the connection within {FORWARD_SECONDS:g} s"
     with socket.socket(family, kind, protocol) as connection:
         connection.setblocking(False)
         try:
             connection.connect_ex(address)
-            _wait(connection, select.POLLOUT, deadline, asked)
+            _wait(connection, select.POLLOUT, deadline, asked, silent)
             # Raises what connecting came to.
             connection.sendall(query)
             while b"\n" not in line and len(line) < MAX_LINE:
-                _wait(connection, select.POLLIN, deadline, asked)
+                silent = f"gave {'no whole' if line else 'no'} reply within {FORWARD_SECONDS:g} s"
+                _wait(connection, select.POLLIN, deadline, asked, silent)
                 more = connection.recv(MAX_LINE - len(line))
                 if not more:
                     break
@@ -126,8 +169,13 @@ def _is_loopback(packed: bytes) -> bool:
     return packed[0] == 127 if len(packed) == 4 else packed == bytes(15) + b"\1"
 
 
-def _wait(connection: socket.socket, event: int, deadline: float, asked: _socket.socket | None) -> None:
-    """Wait until a connection is ready, or has failed. :raises OSError: it takes too long, or nobody waits for us."""
+def _wait(
+    connection: socket.socket, event: int, deadline: float, asked: _socket.socket | None, silent: str
+) -> None:
+    """Wait until a connection is ready, or has failed.
+
+    :raises TimeoutError: it takes too long; its text is ``silent``. :raises OSError: nobody waits for us.
+    """
     while True:
         ready = select.poll()
         ready.register(connection, event)
@@ -140,7 +188,7 @@ def _wait(connection: socket.socket, event: int, deadline: float, asked: _socket
         left = deadline - time.monotonic()
         # Half a line may hold half a name.
         if left <= 0:
-            raise TimeoutError
+            raise TimeoutError(silent)
         events = dict(ready.poll((left if asked is None else min(left, _LOOK_SECONDS)) * 1e3))
         if fd in events:
             raise OSError(errno.ECANCELED, "the client has gone")

@@ -34,7 +34,7 @@ class Naming:
         login: bytes,
         far_end: End,
         uid_of: Callable[[bytes], int | Unknown | None],
-        forward: Callable[[str, int], bytes | Unknown | None],
+        forward: Callable[[str, int], bytes | str | Unknown],
         choose: Choose,
         resolve: Resolve,
     ) -> None:
@@ -131,7 +131,7 @@ class Naming:
         """Return the name that another server gives, or None."""
         host, port = statement.arguments
         if isinstance(port, Unknown):
-            self.explain(f"where to ask is not known: {port.reason}")
+            self.not_named(f"where to ask is not known: {port.reason}")
             return None
         if isinstance(host, HostName):
             addresses = self.resolve(host, 0)
@@ -139,18 +139,23 @@ class Naming:
                 return addresses
             if isinstance(addresses, Unknown) or not addresses:
                 reason = addresses.reason if isinstance(addresses, Unknown) else f"{quoted(host)} has no address"
-                self.explain(f"where to ask is not known: {reason}")
+                self.not_named(f"where to ask is not known: {reason}")
                 return None
             host = unpack(addresses[0])
         assert isinstance(host, str) and isinstance(port, int)
         named = self.forward(host, port)
         if isinstance(named, Unknown):
             return named
-        if named is None:
-            self.explain(f"the server at {host} port {port} named nobody")
+        if isinstance(named, str):
+            self.not_named(f"the server at {host} port {port} {named}")
             return None
         self.explain(f"the server at {host} port {port} named {quoted(named)}")
         return named if self.is_sendable(named) else None
+
+    def not_named(self, reason: str) -> None:
+        """Keep why another server named nobody."""
+        self.decision.forwarded = reason
+        self.explain(reason)
 
     def is_sendable(self, name: bytes) -> bool:
         if can_be_sent(name):

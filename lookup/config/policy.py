@@ -39,7 +39,7 @@ def decide(
     system: System | None,
     read_user_file: Callable[[], UserFile | Unknown],
     uid_of: Callable[[bytes], int | Unknown | None],
-    forward: Callable[[str, int], bytes | Unknown | None],
+    forward: Callable[[str, int], bytes | str | Unknown],
     choose: Choose = pick,
     resolve: Resolve = unresolved,
     resolve_rule: Resolve = unresolved,
@@ -54,7 +54,8 @@ def decide(
     :param system: what the system file says; None: there is none, and nobody may do anything.
     :param read_user_file: returns what the owner's file says. Called only where nothing is forced on them.
     :param uid_of: returns the uid that a login name has, or None.
-    :param forward: asks the ident server at ``(host, port)``; None: it names nobody. Called only where it is allowed.
+    :param forward: asks the ident server at ``(host, port)`` for a name, or says what it does in place of naming
+        somebody. Called only where it is allowed.
     :param choose: returns one item of a sequence at random.
     :param resolve: returns the addresses of a host name in the owner's file; :param resolve_rule: in the system file.
     :raises ValueError: a host is not an address. What the functions raise is passed on.
@@ -79,18 +80,30 @@ def decide(
                 return question.give_up(found)
             question.decision.files = [(True, found.reason)]
             question.explain("the owner's file can't be read, but may not hide them")
-            blocks: list[UserBlock | None] = [None]
+            cases += [(rule, None) for rule in free]
         else:
             question.decision.path, question.decision.files = found.counts, found.report()
-            registered = found.others.get("registered")
-            # One that is registered for this connection counts before all blocks.
-            blocks = [registered] if isinstance(registered, UserBlock) else selection.blocks(found.blocks, resolve)
-        for rule in free:
-            older = None if isinstance(found, Unknown) else _older(found, rule)
-            if isinstance(older, Unknown):
-                return question.give_up(older)
-            cases += [(rule, block or older) for block in blocks]
+            owners = _owners_cases(free, found, selection, resolve)
+            if isinstance(owners, Unknown):
+                return question.give_up(owners)
+            cases += owners
     return question.decide_alike(cases, selection.doubt)
+
+
+def _owners_cases(
+    rules: list[Range | None], found: UserFile, selection: Selection, resolve: Resolve
+) -> list[_Case] | Unknown:
+    """Return each range of the system file that may count, with each block of the owner's that may count then."""
+    registered = found.others.get("registered")
+    # One that is registered for this connection counts before all blocks.
+    blocks = [registered] if isinstance(registered, UserBlock) else selection.blocks(found.blocks, resolve)
+    cases: list[_Case] = []
+    for rule in rules:
+        older = _older(found, rule)
+        if isinstance(older, Unknown):
+            return older
+        cases += [(rule, block or older) for block in blocks]
+    return cases
 
 
 class _Question(Naming):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: In which a connection may wait in accept()'s queue; and before that for the far end to confirm it, or to say
 #: something (TCP_DEFER_ACCEPT).
-_UNACCEPTED = {"ESTABLISHED", "CLOSE_WAIT", "SYN_RECV", "NEW_SYN_RECV"}
+UNACCEPTED = {"ESTABLISHED", "CLOSE_WAIT", "SYN_RECV", "NEW_SYN_RECV"}
 
 _LOOPBACK_6 = bytes(15) + b"\1"
 
@@ -86,7 +86,7 @@ def held_by_a_process(found: list[Owner], ports: str) -> Owner:
     """
     held = [owner for owner in found if owner.inode]
     if not held:
-        kind = NotAccepted if any(owner.state in _UNACCEPTED for owner in found) else NoUser
+        kind = NotAccepted if any(owner.state in UNACCEPTED for owner in found) else NoUser
         raise kind(f"no process holds the connection: {found[0]!r}")
     for owner in held if len(held) < len(found) else ():
         if owner.state == "SYN_SENT":

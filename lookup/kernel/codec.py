@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _classes: tuple[Any, Any] | None = None
+_module: Any = None
 
 
 def messages() -> tuple[Any, Any]:
@@ -30,7 +31,7 @@ def messages() -> tuple[Any, Any]:
     """
     global _classes
     if _classes is None:
-        nlmsg = _import_nlmsg()
+        nlmsg = netlink().nlmsg
         socket_id = (
             ("idiag_sport", ">H"),
             ("idiag_dport", ">H"),
@@ -66,21 +67,30 @@ def messages() -> tuple[Any, Any]:
     return _classes
 
 
-def _import_nlmsg() -> Any:
-    """Import pyroute2's message codec, as cheaply as it can be had."""
+def netlink() -> Any:
+    """Import pyroute2's codec, as cheaply as it can be had: a module with the classes ``nlmsg`` and ``nla``."""
+    global _module
+    if _module is None:
+        _module = _import_netlink()
+    return _module
+
+
+def _import_netlink() -> Any:
     if "pyroute2" not in sys.modules:
         codec = _Import()
         try:
-            return codec.module("pyroute2.netlink").nlmsg
+            module = codec.module("pyroute2.netlink")
+            if module.nlmsg and module.nla:
+                return module
         except Exception:
             # An importer of another kind, or a release that is built otherwise (with dataclasses, or generic classes of
             # its own): the ordinary import takes longer, and says what is wrong.
             pass
         finally:
             codec.done = True
-    from pyroute2.netlink import nlmsg
+    from pyroute2 import netlink
 
-    return nlmsg
+    return netlink
 
 
 class _Import:

@@ -5,7 +5,9 @@ Here the kernel's whole table of TCP sockets is walked, which takes a second whe
 
 from __future__ import annotations
 
+import itertools
 import socket
+import struct
 
 from ..connection import TCP_STATES, pack
 from ..errors import NoUser
@@ -20,6 +22,14 @@ if TYPE_CHECKING:
     from ..connection import Address, Owner
 
 _LISTEN = TCP_STATES.index("LISTEN")
+
+#: How many connections `with_ports` and `with_far_end` return.
+MOST = 1000
+
+# linux/inet_diag.h: the attribute with a program that the kernel runs on each socket; one step of it: code, where to go
+# on if it is so, and if not; what it compares a far end with: family, octets in bits, port (-1: any).
+_REQ_BYTECODE, _BC_D_COND = 1, 8
+_ATTRIBUTE, _STEP, _HOST = struct.Struct("=HH"), struct.Struct("=BBH"), struct.Struct("=BBxxi")
 
 
 def find_by_ports(server: Address, client: Address) -> Owner:
@@ -42,6 +52,29 @@ def find_by_ports(server: Address, client: Address) -> Owner:
     return found
 
 
+def with_ports(local_port: int, remote_port: int) -> list[Owner]:
+    """Return the connections that have these ports, and what is left of such, whether a process holds them or not."""
+    with SockDiag() as diag:
+        return _connections(diag, _messages(diag, local_port, remote_port))
+
+
+def with_far_end(far: Address) -> list[Owner]:
+    """Return the connections to an address and port, and what is left of such. :raises ValueError: not an address."""
+    packed = pack(far[0])[0]
+    condition = _HOST.pack(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, len(packed) * 8, -1) + packed
+    length = _STEP.size + len(condition)
+    # Past the program's end: that is no match.
+    program = _STEP.pack(_BC_D_COND, length, length + _STEP.size) + condition
+    attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + length, _REQ_BYTECODE) + program
+    with SockDiag() as diag:
+        return _connections(diag, _messages(diag, 0, far[1], attribute))
+
+
+def _connections(diag: SockDiag, messages: Iterator[Any]) -> list[Owner]:
+    connected = (message for message in messages if message["idiag_dport"] and message["idiag_state"] != _LISTEN)
+    return [diag.owner(message) for message in itertools.islice(connected, MOST)]
+
+
 def held_by(uid: int) -> list[Owner]:
     """Return every connection that a user holds."""
     with SockDiag() as diag:
@@ -52,7 +85,10 @@ def held_by(uid: int) -> list[Owner]:
         ]
 
 
-def _messages(diag: SockDiag, local_port: int = 0, remote_port: int = 0) -> Iterator[Any]:
-    """Yield the inet_diag_msg of each TCP socket that has these ports; 0: any."""
+def _messages(diag: SockDiag, local_port: int = 0, remote_port: int = 0, more: bytes = b"") -> Iterator[Any]:
+    """Yield the inet_diag_msg of each TCP socket that has these ports; 0: any. :param more: see `SockDiag.dump`."""
     for family in (socket.AF_INET, socket.AF_INET6):
-        yield from diag.dump(family, local_port, remote_port)
+        for message in diag.dump(family, local_port, remote_port, more=more):
+            # Linux 6.8 and newer add each socket that is bound and not connected, whatever its port.
+            if local_port in (0, message["idiag_sport"]) and remote_port in (0, message["idiag_dport"]):
+                yield message

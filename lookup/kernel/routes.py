@@ -1,4 +1,4 @@
-"""Which device does a packet leave by, and which device has an address?
+"""Which device and gateway does a packet leave by, and which device has an address?
 
 The kernel is asked by RTM_GETROUTE (rtnetlink(7)). Not through pyroute2: a query may wait for this.
 """
@@ -13,7 +13,7 @@ from ..errors import IdentError
 
 _RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
 _NLMSG_ERROR = 2
-_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_UID = 1, 2, 4, 25
+_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_GATEWAY, _RTA_UID = 1, 2, 4, 5, 25
 _RTM_F_FIB_MATCH = 0x2000
 _RTN_LOCAL = 2
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port id
@@ -35,6 +35,15 @@ def device_of(address: bytes) -> int:
     """Return the index of the device that has an address of this host; 0: none has. :raises IdentError: see there."""
     answer = _ask(address, _RTM_F_FIB_MATCH)
     return _device(answer) if answer and answer[_KIND] == _RTN_LOCAL else 0
+
+
+def gateway_to(address: bytes) -> bytes:
+    """Return the address of the gateway that what goes to an address is sent to; nothing: none is.
+
+    :raises IdentError: the kernel does not tell.
+    """
+    answer = _ask(address, 0)
+    return _attribute(answer, _RTA_GATEWAY) if answer else b""
 
 
 def _ask(remote: bytes, flags: int, *more: tuple[int, bytes]) -> bytes:
@@ -66,12 +75,17 @@ def _ask(remote: bytes, flags: int, *more: tuple[int, bytes]) -> bytes:
 
 
 def _device(answer: bytes) -> int:
+    index = _attribute(answer, _RTA_OIF)
+    return int(struct.unpack("=I", index)[0]) if len(index) == 4 else 0
+
+
+def _attribute(answer: bytes, wanted: int) -> bytes:
     offset = _HEADER.size + _ROUTE.size
     while offset + _ATTRIBUTE.size <= len(answer):
         length, kind = _ATTRIBUTE.unpack_from(answer, offset)
         if length < _ATTRIBUTE.size:
             break
-        if kind == _RTA_OIF and length == _ATTRIBUTE.size + 4:
-            return int(struct.unpack_from("=I", answer, offset + _ATTRIBUTE.size)[0])
+        if kind == wanted:
+            return answer[offset + _ATTRIBUTE.size : offset + length]
         offset += (length + 3) & ~3
-    return 0
+    return b""

@@ -274,14 +274,18 @@ class SockDiag:
         remote_port: int = 0,
         protocol: int = socket.IPPROTO_TCP,
         states: int = _ALL_STATES,
+        more: bytes = b"",
     ) -> Iterator[Any]:
         """Yield the inet_diag_msg of each socket of a family; a port of 0: any. Walks the kernel's whole table.
 
+        :param more: attributes of the request, which narrow it down.
         :raises SockDiagUnavailable: the kernel has no handler for the protocol.
         """
         unspecified = bytes(4 if family == socket.AF_INET else 16)
         ends = unspecified, local_port, unspecified, remote_port
-        self._send(self._encode(*ends, _NLM_F_REQUEST | _NLM_F_DUMP, protocol=protocol, states=states))
+        request = self._encode(*ends, _NLM_F_REQUEST | _NLM_F_DUMP, protocol=protocol, states=states) + more
+        struct.pack_into("=I", request, 0, len(request))
+        self._send(request)
         try:
             while True:
                 for message in self._receive():

@@ -23,7 +23,7 @@ def parts(form: str) -> list[str]:
             found.append(text)
         if percent:
             if rest[:1] not in LETTERS or not rest:
-                raise ValueError(f"%u, %U, %g, %G, %h or %% expected, not %{rest[:1]}")
+                raise ValueError(f"text with %u, %U, %g, %G, %h and %%, not %{rest[:1]}")
             found.append(f"%{rest[0]}")
             rest = rest[1:]
     return found

@@ -369,7 +369,7 @@ def obey(uid: int, namespace: str) -> None:
 
     from identserver.admin import access, obstacles
     from lookup import import_all, user_namespace
-    from lookup.kernel import dumps, processes, sock_diag
+    from lookup.kernel import causes, conntrack, dumps, namespaces, processes, sock_diag
     from lookup.users import names
 
     import_all()
@@ -384,7 +384,9 @@ def obey(uid: int, namespace: str) -> None:
         os.setuid(uid)
         # A process that changed its user is hidden even from its new one; one that was started by it is not.
         checked(libc.prctl(4, 1, 0, 0, 0))  # PR_SET_DUMPABLE
-    rooms = (access, dumps, names, obstacles, processes, sock_diag, user_namespace)
+    rooms = (
+        access, causes, conntrack, dumps, names, namespaces, obstacles, processes, sock_diag, user_namespace,
+    )  # fmt: skip
     reach = {**globals(), "psutil": psutil, **{module.__name__.rpartition(".")[2]: module for module in rooms}}
     for line in sys.stdin:
         print(repr(_obeyed(ast.literal_eval(line), reach)), flush=True)

@@ -58,3 +58,21 @@ def fill(fd: int) -> None:
         while True:
             os.write(fd, b"x")
     os.set_blocking(fd, True)
+
+
+def fields_of(entry: bytes) -> dict[str, list[bytes]]:
+    """Return the fields of an entry of the journal, as systemd.io/JOURNAL_NATIVE_PROTOCOL has it."""
+    fields: dict[str, list[bytes]] = {}
+    while entry:
+        name, end, rest = entry.partition(b"\n")
+        assert end
+        if b"=" in name:
+            name, _, value = name.partition(b"=")
+        else:
+            length = int.from_bytes(rest[:8], "little")
+            value, entry = rest[8 : 8 + length], rest[8 + length :]
+            assert len(value) == length and entry.startswith(b"\n")
+            rest = entry[1:]
+        fields.setdefault(name.decode("ascii"), []).append(value)
+        entry = rest
+    return fields

@@ -10,7 +10,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from helpers.machine import IDENTD, ROOT, only_root, program, skip
+from helpers.machine import IDENTD, ROOT, only_if_others_can_read_it, only_root, program, skip
 from helpers.pairs import PATIENCE, connect, everything
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def handler(
 
 def start(command: Sequence[str], accepted: socket.socket, **popen: Any) -> subprocess.Popen[bytes]:
     """Start a program with a socket on descriptors 0 and 1."""
+    only_if_others_can_read_it()
     stderr = popen.pop("stderr", subprocess.PIPE)
     fd = accepted.fileno()
     process: subprocess.Popen[bytes] = subprocess.Popen(list(command), stdin=fd, stdout=fd, stderr=stderr, **popen)
@@ -93,6 +94,7 @@ class Said(NamedTuple):
 
 def by_hand(lines: bytes, *options: str, command: Sequence[str] = COMMAND, **popen: Any) -> Said:
     """Run identd on a pipe, as ``echo 1,2 | identd`` does."""
+    only_if_others_can_read_it()
     done = subprocess.run([*command, *options], input=lines, capture_output=True, timeout=PATIENCE, **popen)
     return Said(done.stdout, done.stderr.decode(), done.returncode)
 

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: README's lines, where they are no files.
-INETD = "113 stream tcp nowait.10000 nobody /opt/identd/bin/identd identd"
-INETD_WAIT = "113 stream tcp wait nobody /opt/identd/bin/identd identd"
-TCPSERVER = "tcpserver -RHl0 -c128 -u65534 -g65534 0 113 /opt/identd/bin/identd"
+_RUN = "/opt/identd/bin/python3 -I /opt/identd/bin/identd"
+INETD = f"113 stream tcp nowait.10000 nobody /opt/identd/bin/python3 {_RUN}"
+INETD_WAIT = f"113 stream tcp wait nobody /opt/identd/bin/python3 {_RUN}"
+TCPSERVER = f"tcpserver -RHl0 -c128 -u65534 -g65534 0 113 {_RUN}"
 FOREGROUND = "/opt/identd/bin/identd --foreground"
 
 BECOME_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
@@ -43,6 +44,10 @@ class Place(NamedTuple):
     options: str
     folder: Path
 
+    def here(self, text: str) -> str:
+        """Replace the folder of the installation."""
+        return replaced(text, "/opt/identd/", f"{self.identd.parents[1]}/")
+
     def file(self, name: str, text: str) -> str:
         path = self.folder / name
         path.write_text(text)
@@ -51,7 +56,7 @@ class Place(NamedTuple):
 
 def _xinetd(place: Place, name: str) -> list[str]:
     """Run xinetd.d/identd with one of its two services."""
-    text = replaced((ROOT / "xinetd.d" / "identd").read_text(), "= /opt/identd/bin/identd", f"= {place.identd}")
+    text = place.here((ROOT / "xinetd.d" / "identd").read_text())
     text = replaced(text, "= 113\n", f"= {place.port}\n")
     disabled, enabled = ("identd", "identd-wait") if name == "identd-wait" else ("identd-wait", "identd")
     for service, word in ((enabled, "no"), (disabled, "yes")):
@@ -59,7 +64,7 @@ def _xinetd(place: Place, name: str) -> list[str]:
         shipped = "no" if service == "identd" else "yes"
         text = f"{head}service {service}\n" + tail.replace(f"disable\t\t= {shipped}\n", f"disable\t\t= {word}\n", 1)
     if place.options:
-        text = replaced(text, "\tpassenv", f"\tserver_args = {place.options}\n\tpassenv")
+        text = replaced(text, "/bin/identd\n", f"/bin/identd {place.options}\n")
     services = place.folder / "xinetd.d"
     services.mkdir()
     (services / "identd").write_text(text)
@@ -70,7 +75,7 @@ def _xinetd(place: Place, name: str) -> list[str]:
 
 def _inetd(place: Place, line: str) -> list[str]:
     """Run openbsd-inetd with a line of README's."""
-    line = replaced(replaced(line, "113 ", f"{place.port} "), "/opt/identd/bin/identd", str(place.identd))
+    line = place.here(replaced(line, "113 ", f"{place.port} "))
     return [_openbsd_inetd(place.folder), "-i", place.file("inetd.conf", f"{line} {place.options}\n")]
 
 
@@ -91,12 +96,12 @@ def _socket_activate(place: Place, *options: str) -> list[str]:
 
 
 def _tcpserver(place: Place) -> list[str]:
-    line = replaced(replaced(TCPSERVER, " 113 ", f" {place.port} "), "/opt/identd/bin/identd", str(place.identd))
+    line = place.here(replaced(TCPSERVER, " 113 ", f" {place.port} "))
     return [program("tcpserver"), *line.split()[1:], *place.options.split()]
 
 
 def _foreground(place: Place) -> list[str]:
-    words = replaced(FOREGROUND, "/opt/identd/bin/identd", str(place.identd)).split()
+    words = place.here(FOREGROUND).split()
     return [*words, "--port", str(place.port), *place.options.split()]
 
 
@@ -182,6 +187,23 @@ def driving(name: str, identd: Path, options: str = "") -> Iterator[Driver]:
         with ending(process), _ending_descendants(process):
             until_it_listens(process, place.port, said)
             yield Driver(name, superserver.hosts, place.port, process, syslog)
+
+
+@contextlib.contextmanager
+def started_anew(driver: Driver, number: int) -> Iterator[Driver]:
+    """End a superserver alone, by a signal, as a boot script does, and start it again at once."""
+    children = driver.descendants()
+    driver.forget()  # xinetd waits for room in the log
+    driver.process.send_signal(number)
+    driver.process.wait(PATIENCE)
+    try:
+        process = subprocess.Popen(driver.process.args, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with ending(process), _ending_descendants(process):
+            yield driver._replace(process=process)
+    finally:
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ def test_a_first_word_that_is_another_users_name(reply: str) -> None:
 
     uids = {b"alice": 1001, b"bob": 1002}
     ends = ("127.0.0.1", 40000), ("127.0.0.1", 6667)
-    decision = decide(1001, b"alice", *ends, system, user_file, uids.get, lambda host, port: None)
+    decision = decide(1001, b"alice", *ends, system, user_file, uids.get, lambda host, port: "")
     assert decision.user == b"alice"
 
 

@@ -65,7 +65,7 @@ def told(blocks: Sequence[UserBlock], system: bytes = SPOOF, far_host: str = FAR
     name = pwd.getpwuid(os.geteuid()).pw_name.encode()
     decision = decide(
         os.geteuid(), name, (OUR_HOST, OUR_PORT), (far_host, far_port), parse_system(system, "identd.conf"),
-        lambda: UserFile("user", list(blocks)), names.uid_of, lambda host, port: None,
+        lambda: UserFile("user", list(blocks)), names.uid_of, lambda host, port: "",
     )  # fmt: skip
     assert decision.user is not None
     return decision.user.decode()

@@ -101,14 +101,16 @@ def some_user() -> Iterator[dict[str, Any]]:
 
 
 def psutil_is_asked(reason: str, remedy: str, **popen: Any) -> None:
-    """Where sock_diag can't be asked, psutil answers about the user that identd serves as, truly.
+    """Where sock_diag can't be asked, psutil answers about the user that identd serves as, truly, and nobody else.
 
-    Root serves as nobody, to whom the kernel does not tell what root's processes hold: that is no true answer.
+    That is not well: status 1. Root serves as nobody, to whom the kernel does not tell what root's processes hold: that
+    is no true answer.
     """
     with some_user() as who:
         name = who.pop("name")
         text, status = checked(**popen, **who)
-    assert status == 0
+    assert status == 1
+    assert text.splitlines()[-1] == "no true answer about everybody"
     assert field(text, "reply") == f"{field(text, 'query')}:USERID:UNIX:{name}"
     assert field(text, "source") == "psutil"
     (obstacle,) = (said for said in obstacles(text) if reason in said)
@@ -126,7 +128,7 @@ def psutil_is_asked(reason: str, remedy: str, **popen: Any) -> None:
 
 
 def test_without_netlink() -> None:
-    """A process that may not open AF_NETLINK has psutil answer, about its own user, and says what to allow."""
+    """F16. A process that may not open AF_NETLINK has psutil answer, about its own user, and says what to allow."""
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64", "riscv64"):
         skip("needs a seccomp filter, written for other machines")
     psutil_is_asked("sock_diag", "AF_NETLINK", preexec_fn=forbid_netlink)

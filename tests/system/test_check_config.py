@@ -95,12 +95,13 @@ ERRORS = {
 
 @pytest.mark.parametrize(("text", "expected"), ERRORS.values(), ids=ERRORS.keys())
 def test_an_error(config: Path, text: str, expected: str) -> None:
-    """What can't be obeyed is named with place and what was expected: status 1, though the rest is shown."""
+    """F12. What can't be obeyed is named with place and what was expected: status 1, and no word that all is well."""
     config.write_text(text)
     lines, stderr, status = checked("-C", str(config))
     assert (stderr, status) == ("", 1)
     assert any(line.startswith(f"error: {config}:{expected}") for line in lines), lines
-    assert "the answer is true" in lines
+    assert "the answer is true" not in lines
+    assert lines[-1] == "not well: 1 error, see above"
 
 
 def test_a_file_that_is_missing(config: Path) -> None:

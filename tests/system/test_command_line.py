@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pty
 import socket
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.pairs import Pair, connect, named
-from helpers.single_shot import answered_by_both, by_hand, handler
+from helpers.machine import skip
+from helpers.pairs import PATIENCE, Pair, connect, named
+from helpers.single_shot import COMMAND, answered_by_both, by_hand, handler
 
 from identserver import __version__
 
@@ -259,9 +262,55 @@ def test_a_bad_option_under_an_inetd(options: list[str]) -> None:
         assert served.status() == 2
 
 
-def test_a_bad_option_names_itself() -> None:
-    """The line says which option, and what is wrong with it."""
-    assert "--nonsense" in by_hand(b"", "--nonsense").stderr
-    assert "--timeout" in (said := by_hand(b"", "-t", "soon").stderr) and "soon" in said
-    assert "--reply" in by_hand(b"", "--re", "x").stderr
-    assert "localhost" in by_hand(b"", "--client-address", "localhost").stderr
+@pytest.mark.parametrize(
+    ("options", "right"),
+    [
+        (["-Z"], "there is no option -Z: see identd --help"),
+        (["-SZe"], "there is no option -Z: see identd --help"),
+        (["--nonsense=x"], "there is no option --nonsense: see identd --help"),
+        (["--re", "x"], "--re can mean --reply or --reply-all: write more of it"),
+        (["-t"], "--timeout (-t) needs an argument: SECONDS"),
+        (["--idle"], "--idle needs an argument: SECONDS"),
+        (["-t", "soon"], "--timeout (-t) takes seconds, a number from 0 to 999999999, not 'soon'"),
+        (["-l", "0"], "--limit (-l) takes a number from 1 to 2147483647, not '0'"),
+        (["-p", "identd-none"], "--port (-p) takes a port from 1 to 65535 or a service's name, not 'identd-none'"),
+        (["--client-address", "a\n"], "--client-address takes an IPv4 or IPv6 address, not 'a\\n'"),
+        (["-oA:B"], "--other (-o) takes 1 to 64 printable ASCII characters but ',' and ':', not 'A:B'"),
+        (["-r", ""], "--reply (-r) takes one line that is not empty, without NUL, CR and LF"),
+        (["--error=5"], "--error (-e) takes no argument"),
+    ],
+)
+def test_a_bad_option_names_itself(options: list[str], right: str) -> None:
+    """The line says which option, and what it takes, in words of ours and not Python's."""
+    assert by_hand(b"", *options).stderr == f"identd: {right}\n"
+
+
+def test_an_operand_of_a_person() -> None:
+    """What oidentd does not have takes no operand: it would be dropped in silence."""
+    said = by_hand(b"", "--check", "51234,6667")
+    assert (said.status, said.stdout) == (2, b"")
+    assert "'51234,6667' is left over" in said.stderr
+
+
+def test_an_operand_that_counts_for_nothing() -> None:
+    """oidentd takes operands, so identd does; whoever tests by hand reads of it, once each."""
+    said = by_hand(NOBODY, "extra", "-q", "extra", "other")
+    assert (said.status, said.stdout) == (0, b"1,1:ERROR:NO-USER\r\n")
+    warnings = [f"identd: '{operand}' has no meaning here and is ignored" for operand in ("extra", "other")]
+    assert said.stderr.splitlines()[:2] == warnings
+
+
+def test_a_terminal_is_told_what_is_waited_for() -> None:
+    """Who types identd sees what to type."""
+    try:
+        ours, theirs = pty.openpty()
+    except OSError:
+        skip("needs a pseudo-terminal")
+    os.write(ours, b"1,1\n\x04")
+    try:
+        said = subprocess.run([*COMMAND, "-q"], stdin=theirs, capture_output=True, timeout=PATIENCE, check=False)
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert said.stdout == b"1,1:ERROR:NO-USER\r\n"
+    assert b"one query a line" in said.stderr.splitlines()[0]

@@ -135,7 +135,7 @@ def test_the_unit_for_a_connection(needs_root: None, pair: Pair) -> None:
         assert served.ask(pair.query + b"\r\n") == b"%b:USERID:UNIX:%b\r\n" % (pair.query, me().encode())
         log = served.log()
         assert served.status() == 0
-    assert log.count("has no meaning here") == 3
+    assert "no meaning" not in log, "each query would say so"
 
 
 def test_the_daemon_stays(quietly: tuple[str, ...], pair: Pair) -> None:
@@ -249,7 +249,7 @@ def test_stdio_with_a_listening_socket(pair: Pair, options: tuple[str, ...]) -> 
     ],
 )  # fmt: skip
 def test_what_has_no_meaning(pair: Pair, options: tuple[str, ...]) -> None:
-    """Options for gateways are taken with a warning in the log, even a quiet one, and change no reply."""
+    """Options for gateways are taken and change no reply. A person reads a warning, a log of each query does not."""
     if "-fident" in options:
         try:
             socket.getservbyname("ident", "tcp")
@@ -257,9 +257,11 @@ def test_what_has_no_meaning(pair: Pair, options: tuple[str, ...]) -> None:
             skip("needs /etc/services")
     with handler("-Sq", *options) as served:
         assert served.ask(pair.query + b"\r\n") == b"%b:USERID:UNIX:%b\r\n" % (pair.query, me().encode())
-        log = served.log()
+        assert served.log() == ""
         assert served.status() == 0
-    assert log and all("has no meaning here and is ignored" in line for line in log.splitlines())
+    said = by_hand(pair.query + b"\n", "-q", *options).stderr.splitlines()
+    assert said and len(said) == len(set(said))
+    assert all("has no meaning here and is ignored" in line for line in said), said
 
 
 @pytest.mark.parametrize(

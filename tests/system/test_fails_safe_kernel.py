@@ -235,6 +235,15 @@ def test_check_in_a_user_namespace_that_moves_uids(alice_uid: int) -> None:
     assert "the answer is true" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("uid_map", "hinders"), [("0 0 1\n1 1 4294967294", False), ("0 0 65536", True)], ids=["all", "the first 65536"]
+)
+def test_check_in_a_user_namespace_that_moves_nobody(needs_root: None, uid_map: str, hinders: bool) -> None:
+    """F11. A map of every uid to itself is in nobody's way; one that leaves uids out is, though ours is in it."""
+    done = subprocess.run(in_a_user_namespace(uid_map, *COMMAND, "--check"), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "a user namespace" in done.stdout) == (int(hinders), hinders), done.stdout
+
+
 _IN_ITS_OWN_NETWORK = """
 import socket, subprocess, sys
 subprocess.run([sys.argv[1], "link", "set", "lo", "up"], check=True)

@@ -138,7 +138,7 @@ def _identds(driver: Driver) -> list[psutil.Process]:
     while time.monotonic() < end:
         with contextlib.suppress(psutil.NoSuchProcess):
             processes = [psutil.Process(driver.process.pid), *driver.descendants()]
-            found = [one for one in processes if any("/bin/identd" in word for word in one.cmdline()[1:2])]
+            found = [one for one in processes if any("/bin/identd" in word for word in one.cmdline()[1:3])]
             if found and all(one.uids().effective == NOBODY for one in found):
                 return found
         time.sleep(0.05)

@@ -11,7 +11,8 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.logs import deaf, fill, received, syslog
+from helpers.installed import readable_folder
+from helpers.logs import deaf, fields_of, fill, received, syslog
 from helpers.machine import skip
 from helpers.pairs import PATIENCE, Pair, connect, everything, me, named
 from helpers.residents import Resident, system_file
@@ -280,19 +281,33 @@ def test_a_crash_is_not_told_to_the_client(pair: Pair, tmp_path: Path, bug: str,
 # Under systemd, and on a terminal.
 
 
-def test_the_journal(pair: Pair) -> None:
-    """Where standard error is the journal's stream, lines go there with their severity, without -S."""
+@pytest.mark.parametrize("there", [True, False])
+def test_the_journal(pair: Pair, tmp_path: Path, there: bool) -> None:
+    """Where standard error is the journal's stream, lines go there with their severity, without -S.
+
+    A query's line is an entry with fields in place of that, if the journal takes such.
+    """
     read, write = os.pipe()
     with open(read, "rb") as journal:
         status = os.fstat(write)
         stream = f"{status.st_dev}:{status.st_ino}"
-        with handler("-d", stderr=write, env={**os.environ, "JOURNAL_STREAM": stream}) as served:
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(readable_folder())
+            command = driver(tmp_path, f"from identserver import journal; journal.PATH = '{folder}/journal'")
+            daemon = stack.enter_context(syslog(folder / "journal")) if there else None
+            env = {**os.environ, "JOURNAL_STREAM": stream}
+            served = stack.enter_context(handler("-d", stderr=write, command=command, env=env))
             os.close(write)
             assert served.ask(pair.query + b"\r\n") == named(pair)
+            if daemon is not None:
+                fields = fields_of(daemon.recv(65536))
+                assert {*fields} > {"MESSAGE", "IDENT_ASKER", "IDENT_OWNER", "IDENT_UID"}
+                assert fields["IDENT_REPLY"] == [named(pair).rstrip()]
+                assert fields["PRIORITY"] == [b"6"]
             assert served.status() == 0
         lines = journal.read().splitlines()
-    assert {line[:3] for line in lines} == {b"<6>", b"<7>"}
-    assert sum(b"USERID" in line for line in lines) == 1
+    assert {line[:3] for line in lines} == ({b"<7>"} if there else {b"<6>", b"<7>"})
+    assert sum(b"USERID" in line for line in lines) == (not there)
 
 
 def test_a_journal_that_is_not_ours(pair: Pair) -> None:
@@ -382,7 +397,8 @@ def test_owner_answer_and_rule(
     (line,) = lines
     source = "sock_diag, " if "USERID" in reply else ""
     who = f"{carol.name}, uid {carol.uid}"
-    assert line == f"identd: uid {carol.uid}: 127.0.0.1 was told {ports}:{reply} ({who}, {source}rule {rule})"
+    by = rule if rule == "no rule" else f"rule {rule}"
+    assert line == f"identd: uid {carol.uid}: 127.0.0.1 was told {ports}:{reply} ({who}, {source}{by})"
 
 
 @FORMS

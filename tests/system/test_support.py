@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from helpers.machine import ROOT, skip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: pyroute2 of Debian 12, and the first psutil whose wheels fit every Python 3.
 OLDEST = ("pyroute2==0.7.2", "psutil==5.9.4")
@@ -20,6 +25,18 @@ UNIT_TESTS = [
     "test_words.py", "test_grammar.py", "test_policy.py", "test_codec.py", "test_sock_diag.py", "test_devices.py",
     "test_dumps.py", "test_processes.py", "test_workers.py",
 ]  # fmt: skip
+
+
+#: Runs under way at a time. More would wait for the processors.
+AT_ONCE = 3
+
+
+class Run(NamedTuple):
+    """How one combination's run ended."""
+
+    not_installed: str | None
+    status: int = 0
+    output: str = ""
 
 
 def interpreters() -> dict[tuple[int, int], str]:
@@ -43,19 +60,41 @@ def combinations() -> list[tuple[str, tuple[str, str]]]:
     return [(found[0], OLDEST), *((path, NEWEST) for path in found)] if found else []
 
 
-@pytest.mark.parametrize(("interpreter", "packages"), combinations(), ids=lambda value: str(value))
-def test_unit_tests_pass(interpreter: str, packages: tuple[str, str], tmp_path: Path) -> None:
-    """The unit tests pass under this interpreter with this pair of packages."""
-    subprocess.run([interpreter, "-m", "venv", tmp_path / "venv"], check=True, timeout=120)
-    python = tmp_path / "venv" / "bin" / "python"
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, tuple[str, str]], Future[Run]]]:
+    """Every combination's run. Some are under way at once, because each waits half of its time."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {
+            (interpreter, packages): pool.submit(run, interpreter, packages, tmp_path_factory.mktemp("venv"))
+            for interpreter, packages in combinations()
+        }
+
+
+def run(interpreter: str, packages: tuple[str, str], folder: Path) -> Run:
+    """Run the unit tests under an interpreter with a pair of packages, in a virtual environment of their own."""
+    subprocess.run([interpreter, "-m", "venv", folder], check=True, timeout=300)
+    python = folder / "bin" / "python"
     install = [str(python), "-m", "pip", "install", "--quiet", "--only-binary", "psutil"]
     install += ["pytest", "hypothesis", *packages]
-    installed = subprocess.run(install, capture_output=True, text=True, timeout=300)
+    installed = subprocess.run(install, capture_output=True, text=True, timeout=600)
     if installed.returncode:
-        skip(f"pip could not install {packages}: {installed.stderr}")
+        return Run(f"pip could not install {packages}: {installed.stderr}")
     tests = [ROOT / "tests" / name for name in UNIT_TESTS]
     # Some tests need what only the whole suite has; there they run.
-    environment = {name: value for name, value in os.environ.items() if name != "IDENTD_NO_SKIP"}
+    own = ("IDENTD_NO_SKIP", "PYTEST_ADDOPTS")
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, tests)]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    return Run(None, result.returncode, result.stdout[-4000:] + result.stderr[-2000:])
+
+
+@pytest.mark.parametrize(("interpreter", "packages"), combinations(), ids=lambda value: str(value))
+def test_unit_tests_pass(
+    interpreter: str, packages: tuple[str, str], runs: dict[tuple[str, tuple[str, str]], Future[Run]]
+) -> None:
+    """The unit tests pass under this interpreter with this pair of packages."""
+    done = runs[interpreter, packages].result()
+    if done.not_installed:
+        skip(done.not_installed)
+    assert done.status == 0, done.output

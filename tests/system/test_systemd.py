@@ -1,190 +1,27 @@
-"""Do the units work as they stand, in a real systemd, after the install lines that stand in them?
-
-A container is booted from a copy of this host's own system (an overlay: nothing of the host is changed), without
-any network but a loopback interface of its own. There, identd is installed as an administrator would.
-"""
+"""Do the units work as they stand, in a real systemd, after the install lines that stand in them?"""
 
 from __future__ import annotations
 
-import contextlib
-import os
+import json
 import re
-import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
-from helpers.installed import FROM_DISTRIBUTION, PYTHON, copy_sources, readable_folder, replaced
-from helpers.machine import ROOT, program, run, skip
-from helpers.pairs import PATIENCE
+from helpers.containers import ASK, UNITS, Container, started
+from helpers.installed import PYTHON, replaced
+from helpers.machine import program, run, skip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from typing import Any
 
-UNITS = ROOT / "systemd"
+pytest_plugins = ["helpers.containers"]
+
 NAMES = ("identd.socket", "identd@.service", "identd-wait.socket", "identd-wait.service")
 
 #: systemd-analyze security, 0 (none) to 10: "OK" begins at 2. What is left is netlink, the network, NSS.
 MOST_EXPOSED = 2.0
-
-#: What a container runs: no more than is needed, whatever is enabled on the host.
-TARGET = "[Unit]\nRequires=systemd-journald.service\nAfter=systemd-journald.service\nAllowIsolate=yes\n"
-
-#: Asks from inside about the asking process' own connection to identd, and prints the reply without the ports.
-ASK = """
-import socket, sys
-with socket.create_connection((sys.argv[1], 113)) as client:
-    query = b"%d,113" % client.getsockname()[1]
-    client.sendall(query + b"\\r\\n")
-    reply = b"".join(iter(lambda: client.recv(9999), b""))
-assert reply.startswith(query + b":") and reply.endswith(b"\\r\\n"), reply
-print(reply[len(query):].decode().strip())
-"""
-
-
-class Container:
-    """A booted systemd, and commands in it."""
-
-    def __init__(self, root: Path, process: subprocess.Popen[bytes], init: int) -> None:
-        self.root = root
-        self.process = process
-        self._enter = [program("nsenter"), "--target", str(init), "--all", "--"]
-
-    def run(self, command: str, check: bool = True, given: str = "") -> str:
-        """Run a shell command inside as root, and return what it wrote."""
-        done = subprocess.run(
-            [*self._enter, "sh", "-c", command], input=given, capture_output=True, text=True, timeout=PATIENCE * 3,
-            check=False, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-        )  # fmt: skip
-        assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}{self._journal()}"
-        return done.stdout.strip()
-
-    def _journal(self) -> str:
-        journal = [*self._enter, "journalctl", "--no-pager", "-n", "40"]
-        return subprocess.run(journal, capture_output=True, text=True, timeout=PATIENCE, check=False).stdout
-
-    def ask(self, user: str = "root", host: str = "127.0.0.1") -> str:
-        """Have a user connect to identd, and return what it says of that very connection, after the ports."""
-        return self.run(f"setpriv --reuid={user} --clear-groups {PYTHON} - {host}", given=ASK)
-
-    def state(self, *units: str) -> list[str]:
-        return self.run(f"systemctl is-active {' '.join(units)}", check=False).split()
-
-    def main_pid(self) -> str:
-        """Return the pid, as the container counts, of the identd that runs now."""
-        for _ in range(200):
-            units = self.run("systemctl list-units --plain --no-legend --state=running 'identd*.service'").split()
-            if units:
-                pid = self.run(f"systemctl show -P MainPID '{units[0]}'")
-                # Before it is identd, it is systemd's, and its sandbox is not there yet.
-                if "/opt/identd/bin/identd" in self.run(f"cat /proc/{pid}/cmdline", check=False):
-                    return pid
-            time.sleep(0.05)
-        raise AssertionError(self._journal())
-
-
-@contextlib.contextmanager
-def booted(folder: Path) -> Iterator[Container]:
-    """Boot a copy of this host's system."""
-    for name in ("upper", "work", "root"):
-        (folder / name).mkdir()
-    root = folder / "root"
-    layers = f"lowerdir=/,upperdir={folder / 'upper'},workdir={folder / 'work'}"
-    if run("mount", "-t", "overlay", "-o", layers, "none", str(root), check=False).returncode:
-        skip("no overlay can be mounted here")
-    try:
-        (root / "etc/systemd/system/identd-test.target").write_text(TARGET)
-        copy_sources(root / "identd")
-        shutil.copytree(UNITS, root / "identd" / "systemd")
-        shutil.rmtree(root / "opt" / "identd", ignore_errors=True)
-        (root / "etc" / "oidentd.conf").unlink(missing_ok=True)
-        log = folder / "console"
-        # Without a systemd outside there is nobody to make a scope for the container.
-        keep = [] if Path("/run/systemd/system").exists() else ["--keep-unit"]
-        command = [
-            program("systemd-nspawn"), "--quiet", *keep, "--register=no", "--private-network",
-            # No random name: systemd takes none with an underscore.
-            f"--machine=identd-{os.getpid()}", f"--directory={root}", "--boot", "systemd.unit=identd-test.target",
-        ]  # fmt: skip
-        with log.open("wb") as output:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        try:
-            yield Container(root, process, _init(process, log))
-        finally:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(PATIENCE)
-            process.kill()
-            process.wait()
-    finally:
-        run("umount", str(root))
-
-
-def _init(process: subprocess.Popen[bytes], log: Path) -> int:
-    """Wait until systemd is up, and return its pid."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            skip(f"no container can be booted here: {log.read_text(errors='replace')[-500:]}")
-        for child in psutil.Process(process.pid).children():
-            enter = ["nsenter", "--target", str(child.pid), "--all", "--"]
-            probe = [*enter, "systemctl", "is-active", "identd-test.target"]
-            if run(*probe, check=False).stdout.strip() == "active":
-                return int(child.pid)
-        time.sleep(0.1)
-    raise AssertionError(f"systemd does not come up: {log.read_text(errors='replace')[-2000:]}")
-
-
-@pytest.fixture(scope="module")
-def container() -> Iterator[Container]:
-    """A booted systemd with identd installed in /opt/identd, and its user made."""
-    if os.geteuid() != 0:
-        skip("needs root")
-    for name in ("systemd-nspawn", "nsenter", "setpriv", "useradd"):
-        program(name)
-    with readable_folder() as folder:
-        # An overlay's upper layer may not lie in its lower one.
-        if run("mount", "-t", "tmpfs", "-o", "mode=755", "none", str(folder), check=False).returncode:
-            skip("no file system can be mounted here")
-        try:
-            with booted(folder) as container:
-                container.run(f"cd /identd && umask 022 && {FROM_DISTRIBUTION.replace('python3 ', PYTHON + ' ', 1)}")
-                container.run("useradd --create-home identd-anna")
-                yield container
-        finally:
-            run("umount", str(folder))
-
-
-def header(name: str) -> list[str]:
-    """Return the install lines in a unit's first comment."""
-    text = (UNITS / name).read_text()
-    lines = re.findall(r"^#   (.*)$", text.partition("[Unit]")[0], re.MULTILINE)
-    assert len(lines) == 3
-    return lines
-
-
-@pytest.fixture
-def single(container: Container) -> Container:
-    """The container, with identd.socket installed and started as its header says."""
-    return _started(container, "identd.socket")
-
-
-@pytest.fixture
-def warm(container: Container) -> Container:
-    """The container, with identd-wait.socket installed and started as its header says."""
-    return _started(container, "identd-wait.socket")
-
-
-def _started(container: Container, name: str) -> Container:
-    for line in header(name):
-        exists = line.startswith("useradd") and container.run("id identd", check=False)
-        if not exists:
-            container.run(f"cd /identd && {line}")
-    return container
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -194,7 +31,7 @@ def test_systemd_has_nothing_to_say(name: str, tmp_path: Path) -> None:
     for unit in NAMES:
         text = (UNITS / unit).read_text()
         if unit.endswith(".service"):
-            text = replaced(text, "ExecStart=/opt/identd/bin/identd", f"ExecStart={sys.executable}")
+            text = replaced(text, "ExecStart=/opt/identd/bin/python3", f"ExecStart={sys.executable}")
         (tmp_path / unit).write_text(text)
     result = run(analyze, "verify", str(tmp_path / name), check=False)
     ours = [line for line in (result.stdout + result.stderr).splitlines() if "identd" in line]
@@ -220,6 +57,59 @@ def test_tells_the_user(form: str, host: str, request: pytest.FixtureRequest) ->
     journal = container.run("journalctl --sync; journalctl --no-pager -b -t identd -o cat")
     assert ":USERID:UNIX:identd-anna" in journal
     assert container.run("systemctl list-units --failed --plain --no-legend 'identd*'") == ""
+
+
+def entries(container: Container, *matches: str) -> list[dict[str, Any]]:
+    """Return what the journal has that matches."""
+    container.run("journalctl --sync")
+    lines = container.run(f"journalctl --no-pager -b -o json {' '.join(matches)}").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("form", ["single", "warm"])
+def test_the_journal_has_fields(form: str, request: pytest.FixtureRequest) -> None:
+    """`journalctl IDENT_OWNER=…` finds a query: one entry, with the text and severity of any line, and what it says."""
+    container: Container = request.getfixturevalue(form)
+    uid = container.run("id -u identd-anna")
+    before = len(entries(container, "IDENT_OWNER=identd-anna"))
+    assert container.ask("identd-anna") == ":USERID:UNIX:identd-anna"
+    found = entries(container, "IDENT_OWNER=identd-anna")
+    assert len(found) == before + 1
+    entry = found[-1]
+    ports = entry["IDENT_PORTS"]
+    assert re.fullmatch("[0-9]+,113", ports)
+    expected = {
+        "IDENT_ASKER": "127.0.0.1", "IDENT_UID": uid, "IDENT_REPLY": f"{ports}:USERID:UNIX:identd-anna",
+        "MESSAGE": f"uid {uid}: 127.0.0.1 was told {ports}:USERID:UNIX:identd-anna (identd-anna, uid {uid}, sock_diag)",
+        "PRIORITY": "6", "SYSLOG_IDENTIFIER": "identd", "SYSLOG_FACILITY": "3", "_TRANSPORT": "journal",
+    }  # fmt: skip
+    assert {name: entry.get(name) for name in expected} == expected
+    assert "IDENT_RULE" not in entry
+    assert entry["_SYSTEMD_UNIT"].startswith("identd")
+    # It stands in place of the line.
+    assert [one["MESSAGE"] for one in entries(container, "-t identd")].count(entry["MESSAGE"]) == 1
+
+
+@pytest.mark.parametrize("form", ["single", "warm"])
+def test_no_reply_forges_a_field(form: str, request: pytest.FixtureRequest) -> None:
+    """A name that looks like other fields is one value, octet by octet; the block that decided is a field."""
+    container: Container = request.getfixturevalue(form)
+    file = 'default {\n default { force reply "x\\x0bIDENT_OWNER=forged\\x1b\\xff" } }'
+    container.run("cat > /etc/oidentd.conf", given=file)
+    container.run("systemctl try-restart identd-wait.service")
+    try:
+        script = ASK.replace("print(reply[len(query):].decode().strip())", "print(ascii(reply[len(query):]))")
+        reply = container.run(f"setpriv --reuid=identd-anna --clear-groups {PYTHON} - 127.0.0.1", given=script)
+        assert reply == ascii(b":USERID:UNIX:x\x0bIDENT_OWNER=forged\x1b\xff\r\n")
+    finally:
+        container.run("rm /etc/oidentd.conf; systemctl try-restart identd-wait.service")
+    assert entries(container, "IDENT_OWNER=forged") == []
+    entry = entries(container, "IDENT_OWNER=identd-anna")[-1]
+    octets = entry["IDENT_REPLY"]
+    assert isinstance(octets, list), "it has octets that are no text"
+    assert bytes(octets).endswith(b":USERID:UNIX:x\x0bIDENT_OWNER=forged\x1b\xff")
+    assert entry["IDENT_RULE"] == "/etc/oidentd.conf:2"
+    assert r"x\x0bIDENT_OWNER=forged\x1b\xff (identd-anna, " in entry["MESSAGE"]
 
 
 @pytest.mark.parametrize("form", ["single", "warm"])
@@ -284,6 +174,6 @@ def test_the_warm_process_comes_back(warm: Container) -> None:
 def test_one_form_takes_the_port_from_the_other(container: Container) -> None:
     """Each socket, when it is started, ends the other form, which answers no more; then it answers itself."""
     for ours, other in (("identd", "identd-wait"), ("identd-wait", "identd"), ("identd", "identd-wait")):
-        _started(container, f"{ours}.socket")
+        started(container, f"{ours}.socket")
         assert container.state(f"{ours}.socket", f"{other}.socket") == ["active", "inactive"]
         assert container.ask() == ":USERID:UNIX:root"

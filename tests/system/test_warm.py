@@ -153,7 +153,7 @@ def test_every_query_is_logged(pair: Pair) -> None:
             assert warm.ask(pair.query + b"\r\n") == named(pair)
         lines = log_of(warm).splitlines()
     uid, reply = os.geteuid(), named(pair).decode().strip()
-    told = f"identd: uid {uid}: 127.0.0.1 was told {reply} ({me()}, uid {uid}, sock_diag, rule no rule)"
+    told = f"identd: uid {uid}: 127.0.0.1 was told {reply} ({me()}, uid {uid}, sock_diag, no rule)"
     assert sum(line == told for line in lines) == 3
 
 

@@ -1,0 +1,172 @@
+"""What commonly keeps the ident port from being served, or reached?
+
+Who claims the port is read from files, as systemd, xinetd and inetd read them. A packet filter's rules are not judged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import re
+import shutil
+from typing import NamedTuple
+
+from lookup.connection import IDENT_PORT
+
+from .listeners import asked
+from .printing import WARNING, row
+
+TYPE_CHECKING = False  # see options.py
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Where systemd looks for units (systemd.unit(5)), the first that has one counts; and where enabled ones are linked.
+UNITS = (
+    "/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+)  # fmt: skip
+
+XINETD, INETD = "/etc/xinetd.conf", "/etc/inetd.conf"
+
+#: Services of other ident servers, which open the port themselves.
+_OTHERS = ("oidentd", "ident2", "nullidentd", "pidentd", "slidentd", "fakeidentd", "midentd", "ident", "auth")
+
+#: Names of the port in services(5).
+_NAMES = {IDENT_PORT: ("auth", "ident", "tap")}
+
+#: Where superservers are, and what they are called.
+PROGRAMS = "/usr/sbin:/sbin:/usr/bin"
+_SUPERSERVERS = {"xinetd": ("xinetd",), "inetd": ("inetd", "openbsd-inetd", "inetutils-inetd", "rlinetd")}
+
+
+class Claim(NamedTuple):
+    """Something that is set up to serve the port: what, and in which file."""
+
+    what: str
+    path: str
+
+
+def check_claims(port: int, is_served: bool) -> list[dict[str, str]]:
+    """Print who is set up to serve a port, where that is nobody's or more than one's. Return them, for programs.
+
+    :param is_served: whether there is a listener.
+    """
+    found = claims(port)
+    said = ", ".join(f"{claim.what} ({claim.path})" for claim in found)
+    if len(found) > 1:
+        row("port", f"port {port} goes to one of these only, disable the others: {said}", WARNING)
+    if not is_served:
+        advice = f"start what is enabled, {said}" if found else "README tells how to serve it"
+        row("port", f"nobody listens on port {port} yet: {advice}", WARNING)
+    return [claim._asdict() for claim in found]
+
+
+def claims(port: int) -> list[Claim]:
+    """Return what is set up to serve a port."""
+    return [*_units(port), *_xinetd(port), *_inetd(port)]
+
+
+def _read(path: str) -> str:
+    """Return what a file says; ``""``: it is not there, or closed to us."""
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+    return ""
+
+
+def _units(port: int) -> Iterator[Claim]:
+    """Yield the enabled socket units that listen on the port, and other ident servers' services."""
+    enabled = {
+        os.path.basename(path): path
+        for folder in UNITS[:2]
+        for path in sorted(glob.glob(f"{folder}/*.wants/*.socket") + glob.glob(f"{folder}/*.wants/*.service"))
+    }
+    for name in enabled:
+        path, text = _unit(name)
+        stem, _, kind = name.rpartition(".")
+        if kind == "service":
+            # A pair of a socket and its service is one.
+            if port == IDENT_PORT and stem in _OTHERS and path and f"{stem}.socket" not in enabled:
+                yield Claim(name, path)
+            continue
+        streams: list[str] = []
+        for value in re.findall(r"^[ \t]*ListenStream[ \t]*=[ \t]*(.*?)[ \t]*$", text, re.MULTILINE):
+            # An empty one takes back those before it.
+            streams = [*streams, value] if value else []
+        if any(stream.rpartition(":")[2] == str(port) for stream in streams):
+            yield Claim(name, path)
+
+
+def _unit(name: str) -> tuple[str, str]:
+    """Return where a unit's file is, and what it says with its drop-ins; ``""``: there is none."""
+    path = next((path for path in (f"{folder}/{name}" for folder in UNITS) if os.path.exists(path)), "")
+    drop_ins: dict[str, str] = {}
+    for folder in reversed(UNITS):
+        drop_ins |= {os.path.basename(one): one for one in glob.glob(f"{folder}/{name}.d/*.conf")}
+    return path, "\n".join([_read(path), *(_read(drop_ins[one]) for one in sorted(drop_ins))])
+
+
+def _is_here(superserver: str) -> bool:
+    return any(shutil.which(name, path=PROGRAMS) for name in _SUPERSERVERS[superserver])
+
+
+def _xinetd(port: int) -> Iterator[Claim]:
+    """Yield xinetd's services on the port that are not disabled (xinetd.conf(5))."""
+    if not _is_here("xinetd"):
+        return
+    text = _read(XINETD)
+    files = [XINETD]
+    for folder in re.findall(r"^\s*includedir\s+(\S+)", text, re.MULTILINE):
+        # It passes over names with a dot, and those that end in a tilde.
+        files += sorted(path for path in glob.glob(f"{folder}/*") if not re.search(r"[.~]", os.path.basename(path)))
+    for path in files:
+        text = re.sub(r"^\s*#.*$", "", _read(path), flags=re.MULTILINE)
+        for name, body in re.findall(r"^\s*service\s+(\S+)\s*\{(.*?)^\s*\}", text, re.MULTILINE | re.DOTALL):
+            settings = dict(re.findall(r"^[ \t]*(\w+)[ \t]*[-+]?=[ \t]*(.*?)[ \t]*$", body, re.MULTILINE))
+            wanted = settings.get("port") == str(port) or ("port" not in settings and name in _NAMES.get(port, ()))
+            if wanted and settings.get("disable", "no").lower() != "yes":
+                yield Claim(f"xinetd's service {settings.get('id', name)}", path)
+
+
+def _inetd(port: int) -> Iterator[Claim]:
+    """Yield inetd's lines for the port."""
+    if not _is_here("inetd"):
+        return
+    for number, line in enumerate(_read(INETD).splitlines(), 1):
+        # line = [address ":"] service kind protocol ...
+        fields = line.split()
+        if len(fields) > 5 and not line.startswith("#") and fields[2].startswith("tcp"):
+            service = fields[0].rpartition(":")[2]
+            if service in (str(port), *_NAMES.get(port, ())):
+                yield Claim(f"inetd's line {number}", INETD)
+
+
+def check_packet_filter(port: int) -> list[str]:
+    """Print where an input chain drops by default, which is no more than a hint. Return these chains, for programs."""
+    if os.geteuid() != 0:
+        return []
+    found = [*_nftables(), *_iptables()]
+    for chain in found:
+        row("hint", f"{chain} drops by default: look for port {port} there, if others get no reply")
+    return found
+
+
+def _nftables() -> Iterator[str]:
+    try:
+        listed = json.loads(asked("nft", "-j", "list", "chains") or "{}").get("nftables", [])
+    except ValueError:
+        return
+    for one in listed:
+        chain = one.get("chain", {})
+        if chain.get("hook") == "input" and chain.get("policy") == "drop":
+            yield f"the input chain {chain.get('family')} {chain.get('table')} {chain.get('name')} (nft)"
+
+
+def _iptables() -> Iterator[str]:
+    """Yield what the older tables have. Those that `nft` shows are left out, and no module is loaded by asking."""
+    for program, names in (("iptables", "ip_tables_names"), ("ip6tables", "ip6_tables_names")):
+        if "filter" in _read(f"/proc/net/{names}").split():
+            rules = asked(f"{program}-legacy", "-S", "INPUT") or asked(program, "-S", "INPUT")
+            if re.search(r"^-P INPUT DROP$", rules, re.MULTILINE):
+                yield f"the input chain INPUT ({program})"
