@@ -60,6 +60,7 @@ class Options:
     explain: str | None = None
     unit: str | None = None
     json = False
+    oidentd = False
     process = False
     format: str | None = None
     numeric = False
@@ -237,6 +238,7 @@ TABLE = (
            " for each connection of yours", MAYBE, "PORT,PORT", ours=True),
     Option("", "unit", "with --check: look from within this systemd unit's sandbox", ONE, "NAME", ours=True),
     Option("", "json", "--check and --explain print one JSON object, for programs", ours=True),
+    Option("", "oidentd", "with --check: list what in the files only identd understands", ours=True),
     Option("", "process", "log which process holds the socket, with its command and its unit or container", ours=True),
     Option("F", "format", "what to send in place of the login name: %%u login name, %%U uid, %%g group, %%G gid, %%h"
            " this host's name, %%%% a percent sign", ONE, "", form, ours=True),

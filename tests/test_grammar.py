@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lookup.config.blocks import EVERYWHERE, HostName
-from lookup.config.grammar import parse_system, parse_user
+from lookup.config.grammar import only_ours, parse_system, parse_user
 from lookup.errors import ConfigError, Unknown
 
 if TYPE_CHECKING:
@@ -494,3 +494,43 @@ def test_two_thousand_blocks() -> None:
     assert len(parsed.users) == 2000
     assert all(ranges[0].line == uid + 1 for uid, ranges in parsed.users.items())
     assert parsed.users[1999][0].where.fport == (22, 22)
+
+
+ONLY_OURS = [
+    (b"default { to 10.0.0.0/8 { allow hide } }", "1:14: a network"),
+    (b"default { from ::ffff:10.0.0.1 { allow hide } }", "1:16: an IPv4 address in this form"),
+    (b"default { to .example.org { allow hide } }", "1:14: a network by name"),
+    (b"default { default { allow hide\n deny pseudonym } }", "2:2: pseudonym"),
+    (b"default { default { force pseudonym 9 } }", "1:21: pseudonym"),
+    (b"default { default { allow noident } }", "1:21: noident"),
+    (b"default { default { default_hide } }", "1:21: default_hide"),
+    (b"default { default { default_reply x } }", "1:21: default_reply"),
+    (b"default {\n default { allow hide } }\r\n\r\n", "2:26: a CR at a line's end"),
+    (b"\xef\xbb\xbfdefault { default { allow hide } }", "1:1: a byte order mark"),
+]
+
+
+@pytest.mark.parametrize(("data", "expected"), ONLY_OURS)
+def test_only_ours(data: bytes, expected: str) -> None:
+    """What oidentd refuses, and identd takes, is listed with its place."""
+    (notice,) = only_ours(data, "f", False)
+    assert str(notice) == "f:{}: only identd understands this: {}".format(*expected.split(": "))
+
+
+def test_all_of_it_is_listed() -> None:
+    """Each of many blocks that say the same; and what a user's file has, up to an error."""
+    block = b"user %d { to 10.0.0.0/8 { default_hide allow fakeid } }\n"
+    data = b"".join(block % number for number in range(3))
+    assert [notice.line for notice in only_ours(data, "f", False)] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    user = b"global { pseudonym }\nto .a.b { hide }\nto 10.0.0.0/8 { wrong }\nto 10.0.0.0/8 { hide }"
+    assert [notice.line for notice in only_ours(user, "f", True)] == [1, 2, 3]
+
+
+def test_what_both_understand() -> None:
+    """oidentd's own language is not listed, whatever words it has for text; nor a CR in a comment."""
+    for data in (
+        b'default { default { force reply pseudonym "noident" default_hide } } # a comment\r\n',
+        b"user daily { to 10.0.0.1 from ::1 fport 6660:6669 { allow spoof deny hide } }",
+    ):
+        assert only_ours(data, "f", False) == []
+    assert only_ours(b"to irc.example.org { reply per-asker }", "f", True) == []

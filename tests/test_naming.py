@@ -27,6 +27,11 @@ def name(turn: int = 0, *words: str) -> bytes:
     return KEY.name(1001, Form(words), bytes((192, 0, 2, 1)), turn)
 
 
+def no_forward(host: str, port: int) -> str:
+    """Stand for a server that names nobody."""
+    return "did not reply"
+
+
 def ask(
     system: bytes, user: bytes = b"", *, key: Any = KEY, uid_of: Any = UIDS.get, asker: tuple[str, int] = ASKER,
     login: bytes = b"alice", notices: Any = None,
@@ -176,8 +181,7 @@ def test_a_file_that_does_not_count() -> None:
     ends = ("10.0.0.1", 40000), ASKER
     for system, told in ((GUEST, b"guest"), (HIDE, None)):
         policy = parse_system(system, "system", lambda names: {})
-        unread = Unknown("EIO")
-        decision = decide(1001, b"alice", *ends, policy, lambda: unread, UIDS.get, lambda host, port: "no reply")
+        decision = decide(1001, b"alice", *ends, policy, lambda: Unknown("EIO"), UIDS.get, no_forward)
         assert decision.user == told
 
 

@@ -149,7 +149,7 @@ class Explanation:
         else:
             yield f"socket   {owner!r}"
             if held := holder.describe([owner])[0] if self._held is None else self._held:
-                yield f"held by  {held}"
+                yield f"holder   {held}"
             outcome = yield from self._about(owner, server, client)
         yield f"reply    {reply_line(outcome, server, client, self._options)}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from lookup.config import system_file, user_file
+from lookup.config.grammar import only_ours
 from lookup.errors import ConfigError, IdentError, Unknown
 from lookup.users import names
 
@@ -32,7 +33,7 @@ def check_files(options: Options) -> bool:
     right, system = _check_system_file(options)
     if options.user is None:
         return right
-    return _check_users_files(_uid(options.user), system, options.system_file) and right
+    return _check_users_files(options, _uid(options.user), system) and right
 
 
 def _uid(user: str) -> int:
@@ -59,6 +60,8 @@ def _check_system_file(options: Options) -> tuple[bool, System | None]:
     except ConfigError as broken:
         error = broken
     _warn(notices)
+    if options.oidentd:
+        _list_only_ours(path, False)
     if error is not None:
         show(f"error: {error}")
         return False, None
@@ -84,7 +87,7 @@ def _check_key(options: Options) -> bool:
     return False
 
 
-def _check_users_files(uid: int, system: System | None, path: str) -> bool:
+def _check_users_files(options: Options, uid: int, system: System | None) -> bool:
     home = names.home(uid)
     become_owner(uid)
     notices: list[Notice] = []
@@ -100,9 +103,26 @@ def _check_users_files(uid: int, system: System | None, path: str) -> bool:
     _warn(notices)
     right = not any(is_error for is_error, _ in found.notes)
     if home.startswith("/"):
-        right = check_other_files(uid, home, system, path, found.path) and right
+        right = check_other_files(uid, home, system, options.system_file, found.path) and right
+    if options.oidentd and found.path:
+        _list_only_ours(found.path, True)
     show(f"user     {found.path or 'no file that counts'}")
     return right
+
+
+def _list_only_ours(path: str, of_user: bool) -> None:
+    """Print what in a file oidentd does not understand."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError:
+        # ENOENT: there is none. What else there is, was said when it was read.
+        return
+    found = only_ours(data, path, of_user)
+    for notice in found:
+        show(f"oidentd  {notice}")
+    if not found:
+        show(f"oidentd  understands all of {path}")
 
 
 def _warn(notices: list[Notice]) -> None:

@@ -31,8 +31,8 @@ from ..users import database
 from ..users.names import LAST_UID
 from .blocks import EVERYWHERE, Range, Section, System, UserBlock
 from .names import Hosts, Resolver
-from .parser import CAPABILITIES, DEFAULTS, STATEMENTS, Parser
-from .words import shown
+from .parser import CAPABILITIES, DEFAULTS, NEW, STATEMENTS, Parser
+from .words import BYTE_ORDER_MARK, Notice, shown
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from .blocks import Statement, Uids, Where
     from .names import Names
-    from .words import Notice
 
     AskUids = Callable[[Iterable[bytes]], Uids]
 
@@ -51,6 +50,9 @@ _SPOOF, _SPOOF_MORE = CAPABILITIES[b"spoof"], CAPABILITIES[b"spoof_all"] | CAPAB
 _PSEUDONYM = CAPABILITIES[b"pseudonym"]
 
 _NOIDENT, _FAKEID = CAPABILITIES[b"noident"], CAPABILITIES[b"fakeid"]
+
+#: Those that oidentd does not have.
+_ONLY_OURS = sum(CAPABILITIES[word] for word in NEW)
 
 #: What is no use without another capability, by its bit: the name of that one, and its bit.
 _USELESS = {
@@ -114,6 +116,32 @@ def parse_user(
     return blocks
 
 
+def only_ours(data: bytes, path: str, of_user: bool) -> list[Notice]:
+    """Return what in a file oidentd does not understand, up to an error: it refuses the whole file for each of these.
+
+    :param of_user: whether it is a user's file. :param data, path: see `parse_system`.
+    """
+    file = _UserFile(data, path) if of_user else _SystemFile(data, path)
+    try:
+        if isinstance(file, _UserFile):
+            file.parse()
+        else:
+            file.takes_each = True
+            # Whose blocks they are does not matter.
+            file.parse(lambda names: dict.fromkeys(names))
+    except ConfigError:
+        pass
+    found = [file.words.notice(at, f"only identd understands this: {what}") for at, what in sorted(file.ours)]
+    # In a comment it does no harm.
+    lines = (line.partition(b"#")[0].find(b"\r") + 1 for line in data.split(b"\n"))
+    place = next(((number, column) for number, column in enumerate(lines, 1) if column), None)
+    if place is not None:
+        found.insert(0, Notice(path, lambda: place, "only identd understands this: a CR at a line's end"))
+    if data.startswith(BYTE_ORDER_MARK):
+        found.insert(0, Notice(path, lambda: (1, 1), "only identd understands this: a byte order mark"))
+    return found
+
+
 class _UserFile(Parser):
     """A user's file."""
 
@@ -140,6 +168,8 @@ class _SystemFile(Parser):
         self.system = System(path, Hosts())
         self.system.notices = self.notices
         self.inherited = 0
+        #: Whether each block is taken for itself, though another one says the same.
+        self.takes_each = False
         #: What such a block has in place of the login name.
         self.instead: Statement | None = None
         self.default_at = -1
@@ -203,7 +233,7 @@ class _SystemFile(Parser):
             end = self.tokens.index(b"}", begin) + 2
         except ValueError:
             return self.ranges(False)
-        if b"force" in self.tokens[begin:end]:
+        if self.takes_each or b"force" in self.tokens[begin:end]:
             return self.ranges(False)
         text = (self.inherited, self.instead, *self.tokens[begin:end])
         if text in self.known:
@@ -291,6 +321,8 @@ class _SystemFile(Parser):
         bit = CAPABILITIES.get(self.keyword(), 0)
         if not bit:
             self.unexpected("forward, " + ", ".join(name.decode("ascii") for name in CAPABILITIES))
+        if CAPABILITIES[self.keyword()] & _ONLY_OURS:
+            self.ours.append((at, self.keyword().decode("ascii")))
         self.at += 1
         return bit
 

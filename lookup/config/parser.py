@@ -37,14 +37,14 @@ _FILTERS = frozenset((b"to", b"from", b"fport", b"lport"))
 STATEMENTS = frozenset((b"hide", b"random", b"random_numeric", b"numeric", b"reply", b"forward", b"pseudonym"))
 
 #: Keywords that oidentd does not have. They are keywords only where a statement or a capability may stand.
-_NEW = frozenset((b"pseudonym", b"noident", b"fakeid"))
+NEW = frozenset((b"pseudonym", b"noident", b"fakeid"))
 
 #: What may stand in place of the login name where the user wishes nothing; oidentd does not have them either.
 DEFAULTS = frozenset((b"default_hide", b"default_reply"))
 
 _KEYWORDS = (
     _FILTERS | STATEMENTS | CAPABILITIES.keys() | {b"default", b"user", b"global", b"allow", b"deny", b"force"}
-) - _NEW
+) - NEW
 
 #: What may follow ``pseudonym``, and how many letters it may have; the last: before IRC servers cut it.
 _FORMS = frozenset((b"per-asker", b"daily"))
@@ -69,6 +69,8 @@ class Parser:
         self.names = names or Names()
         #: The host names, and where the first of each is.
         self.hosts: dict[HostName, int] = {}
+        #: What oidentd does not understand: where it is, and what it is.
+        self.ours: list[tuple[int, str]] = []
         self.at = 0
 
     def keyword(self) -> bytes:
@@ -132,6 +134,10 @@ class Parser:
             found = self.meaning(meaning, "an address, a network or a host name")
             if isinstance(found, HostName):
                 self.hosts.setdefault(found, at)
+            elif isinstance(found, Domain):
+                self.ours.append((at, "a network by name"))
+            elif b"/" in self.tokens[at] or (b":" in self.tokens[at] and len(found[0]) == 4):
+                self.ours.append((at, "a network" if b"/" in self.tokens[at] else "an IPv4 address in this form"))
             setattr(where, "to" if name == b"to" else "from_", found)
             return
         at = self.at
@@ -146,6 +152,8 @@ class Parser:
         :param at: the index of its first word.
         :param refuse: the most replies that it may have; 0: any number, of which the first `MAX_REPLIES` count.
         """
+        if kind in NEW or kind in DEFAULTS:
+            self.ours.append((at, kind.decode("ascii")))
         arguments: Arguments = ()
         if kind == b"reply":
             arguments = self.replies(refuse)

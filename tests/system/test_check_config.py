@@ -237,3 +237,22 @@ def test_a_default_is_explained_and_logged(config: Path, pair: Pair) -> None:
     said = by_hand(pair.query + b"\n", "-C", str(config), "-S")
     assert said.stdout.endswith(b":USERID:UNIX:guest\r\n")
     assert f"rule {config}:1" in said.stderr
+
+
+def test_what_only_identd_understands(carol: Resident, config: Path) -> None:
+    """--oidentd lists it for both files, and is no error; where there is none, it says so."""
+
+    def listed(*options: str) -> list[str]:
+        lines, stderr, status = checked("-C", str(config), "--oidentd", "--user", carol.name, *options)
+        assert (stderr, status) == ("", 0)
+        return [line[9:] for line in lines if line.startswith("oidentd  ")]
+
+    carol.write("to 10.0.0.0/8 { hide }")
+    assert listed() == [
+        f"understands all of {config}", f"{carol.file}:1:4: only identd understands this: a network",
+    ]  # fmt: skip
+    config.write_text("default { default { allow hide } to .example.org { allow hide } }")
+    carol.write("global { hide }")
+    assert listed() == [
+        f"{config}:1:37: only identd understands this: a network by name", f"understands all of {carol.file}",
+    ]  # fmt: skip

@@ -59,7 +59,7 @@ def explained(*options: str, **popen: Any) -> Told:
     )  # fmt: skip
     assert "Traceback" not in done.stderr + done.stdout
     # Which process holds the socket, root sees and others do not: see test_process.py.
-    lines = [line for line in done.stdout.splitlines() if not line.startswith("held by  ")]
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("holder   ")]
     return Told(lines, done.stderr, done.returncode)
 
 

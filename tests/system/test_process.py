@@ -68,6 +68,6 @@ def test_the_warm_process(pair: Pair, tmp_path: Path, rule: str) -> None:
 def test_explained(pair: Pair) -> None:
     """--explain shows it whenever it can be seen: root sees it before it is nobody."""
     lines = by_hand(b"", "--explain", pair.query.decode().strip()).stdout.decode().splitlines()
-    (held,) = [line for line in lines if line.startswith("held by  ")]
-    assert held.startswith(f"held by  process {os.getpid()} ")
-    assert "held by" in subprocess.list2cmdline(lines)
+    (held,) = [line for line in lines if line.startswith("holder   ")]
+    assert held.startswith(f"holder   process {os.getpid()} ")
+    assert "holder" in subprocess.list2cmdline(lines)
