@@ -225,7 +225,7 @@ TABLE = (
     Option("i", "foreground", "open a listening socket of our own, and serve it"),
     Option("a", "address", "of the listening socket (repeatable; default: all)", ONE, "", address, becomes=ADD),
     Option("p", "port", f"listen on this port (default {IDENT_PORT})", ONE, "", port),
-    Option("u", "user", "run as this user (default, as root: nobody); with --check, whose file to read", ONE),
+    Option("u", "user", "run as this user (default, as root: nobody); --check, --explain: whom it is about", ONE),
     Option("g", "group", "run as this group (default: the user's)", ONE),
     Option("l", "limit", "connections at once (default: what descriptors allow)", ONE, "N", number),
     Option("", "idle", "end after so long without a client (default 600; -i: never)", ONE, "SECONDS", seconds,
@@ -309,7 +309,8 @@ def _as_getopt_reads(argv: Sequence[str]) -> tuple[list[tuple[Option | str, str 
         elif argument.startswith("-") and argument != "-":
             option, letters, attached, value = _by_letter(argument[1]), argument[2:], "", ""
         else:
-            operands.append(argument)
+            if not _give_to_explain(found, argument):
+                operands.append(argument)
             continue
         if option is None:
             found.append((argument, None))
@@ -323,6 +324,15 @@ def _as_getopt_reads(argv: Sequence[str]) -> tuple[list[tuple[Option | str, str 
             attached, value = "=", left.pop(0)
         found.append((option, value if attached else None))
     return found, operands
+
+
+def _give_to_explain(found: list[tuple[Option | str, str | None]], operand: str) -> bool:
+    """Return whether an operand is the ports of an ``--explain`` without any: ``--explain --user alice 51234,6667``."""
+    for at, (option, value) in enumerate(found):
+        if isinstance(option, Option) and option.name == "explain" and value is None:
+            found[at] = option, operand
+            return True
+    return False
 
 
 def _takes_next(option: Option, following: str) -> bool:

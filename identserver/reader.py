@@ -43,9 +43,12 @@ _PR_SET_NAME = 15
 _children: list[int] = []
 
 
-def fetch(uid: int, home: str, also: user_file.Also) -> user_file.Fetched:
+def fetch(
+    uid: int, home: str, also: user_file.Also | None, become: Callable[[int], object] | None = None
+) -> user_file.Fetched:
     """Return what an owner's files hold, as `user_file.fetch` does, which is called in a child.
 
+    :param become: as `read_and_end` has it.
     :raises IdentError: that could not be found out; among other things, not in time.
     """
     child = 0
@@ -54,7 +57,7 @@ def fetch(uid: int, home: str, also: user_file.Also) -> user_file.Fetched:
         try:
             child = os.fork()
             if child == 0:
-                read_and_end(uid, home, also, writer)
+                read_and_end(uid, home, also, writer, become)
             _children.append(child)
         finally:
             os.close(writer)
@@ -70,11 +73,11 @@ def fetch(uid: int, home: str, also: user_file.Also) -> user_file.Fetched:
 
 
 def read_and_end(
-    uid: int, home: str, also: user_file.Also, fd: int, become: Callable[[int], object] | None = None
+    uid: int, home: str, also: user_file.Also | None, fd: int, become: Callable[[int], object] | None = None
 ) -> NoReturn:
     """Read an owner's files, write what was found to a pipe, and end. This process is a child, and does nothing else.
 
-    :param become: takes on the owner's identity for good.
+    :param become: takes on another identity for good, given the owner's uid.
     """
     try:
         let_go_of_all_but(fd)

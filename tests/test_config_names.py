@@ -145,7 +145,7 @@ def test_a_host_to_connect_to() -> None:
     assert names.host(b"127.1") == "127.0.0.1"
     assert names.host(b"::ffff:127.0.0.1") == "127.0.0.1"
     assert names.host(b"fe80::1%eth9") == "fe80::1%eth9"
-    with pytest.raises(ValueError, match="not a network"):
+    with pytest.raises(ValueError, match="a host expected"):
         names.host(b"10.0.0.0/8")
 
 

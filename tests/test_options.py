@@ -72,6 +72,19 @@ def test_two_hyphens_as_an_argument() -> None:
     assert options.read(["--user", "--", "-q"]).user == "--"
 
 
+@pytest.mark.parametrize(
+    ("argv", "ports"),
+    [
+        (["--explain", "1,2"], "1,2"), (["--explain", "--user", "alice", "1,2"], "1,2"),
+        (["--explain", "-ualice", "1,2"], "1,2"), (["1,2", "--explain"], ""),
+        (["--explain=1,2", "--user", "alice", "3,4"], "1,2"), (["--explain", "1,2", "3,4"], "1,2"),
+    ],
+)  # fmt: skip
+def test_the_ports_to_explain(argv: list[str], ports: str) -> None:
+    """The first operand after an --explain without ports is its ports, whatever stands between."""
+    assert options.read(argv).explain == ports
+
+
 @pytest.mark.parametrize("option", TABLE, ids=lambda option: option.name)
 def test_each_option_has_an_attribute(option: Option) -> None:
     """Whatever the table has, `Options` says what holds without it; ignored options are kept for the warning."""

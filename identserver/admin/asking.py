@@ -164,7 +164,7 @@ def fits(reply: str, expected: list[str]) -> bool:
 def _same(said: tuple[str, ...], expected: tuple[str, ...]) -> bool:
     if said[:2] != expected[:2]:
         return False
-    return said[1] == "ERROR" or said[2] == expected[2] or not expected[2]
+    return said[2] == expected[2] or not expected[2] or said[1:] == ("ERROR", "UNKNOWN-ERROR")
 
 
 def _parsed(reply: str) -> tuple[str, ...] | None:

@@ -9,11 +9,13 @@ from lookup.config.grammar import only_ours
 from lookup.errors import ConfigError, IdentError, Unknown
 from lookup.users import names
 
-from ..options import UsageError
 from ..privileges import become_owner
-from .access import kept_from_nobody, note_for_nobody
+from .access import UNTOLD, fetch_as_nobody, kept_from_nobody, why_not_nobody, without_home
 from .other_files import check_other_files
+from .people import uid_of
+from .permissions import CannotTell
 from .printing import show
+from .units import hiding
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
@@ -33,22 +35,7 @@ def check_files(options: Options) -> bool:
     right, system = _check_system_file(options)
     if options.user is None:
         return right
-    return _check_users_files(options, _uid(options.user), system) and right
-
-
-def _uid(user: str) -> int:
-    """Return the uid that a login name or a number stands for.
-
-    :raises UsageError: none. :raises IdentError: that can't be found out.
-    """
-    uid = names.uid_of(os.fsencode(user))
-    if isinstance(uid, Unknown):
-        raise IdentError(f"nobody can tell who {user} is: {uid.reason}")
-    if uid is None and user.isdecimal():
-        uid = int(user)
-    if uid is None or uid > names.LAST_UID:
-        raise UsageError(f"no such user: {user}")
-    return uid
+    return _check_users_files(options, uid_of(options.user), system) and right
 
 
 def _check_system_file(options: Options) -> tuple[bool, System | None]:
@@ -65,9 +52,14 @@ def _check_system_file(options: Options) -> tuple[bool, System | None]:
     if error is not None:
         show(f"error: {error}")
         return False, None
-    fix = kept_from_nobody(path, 0) if system else ""
-    if fix:
-        show(f"warning: {path}: an identd that is not started as root can't read it, and replies UNKNOWN-ERROR ({fix})")
+    try:
+        fix = kept_from_nobody(path, 0) if system else ""
+    except CannotTell as error:
+        show(f"system   whether an identd that is not started as root can read {path} {UNTOLD} ({error})")
+    else:
+        if fix:
+            reason = f"an identd that is not started as root can't read it, and replies UNKNOWN-ERROR ({fix})"
+            show(f"warning: {path}: {reason}")
     show(f"system   {path}" if system else f"system   no {path}: nobody may do anything")
     return system is None or not system.needs_key or _check_key(options), system
 
@@ -89,6 +81,9 @@ def _check_key(options: Options) -> bool:
 
 def _check_users_files(options: Options, uid: int, system: System | None) -> bool:
     home = names.home(uid)
+    # Before root is given up, which it takes to try.
+    nobodys = _read_by_nobody(uid, home)
+    hides = hiding(home)
     become_owner(uid)
     notices: list[Notice] = []
     try:
@@ -96,10 +91,17 @@ def _check_users_files(options: Options, uid: int, system: System | None) -> boo
     except IdentError as error:
         show(f"error: {error.detail}")
         return False
-    for is_error, note in found.notes:
-        show(f"error: {note}" if is_error else f"file     {note}")
-    if found.path and (note := note_for_nobody(found.path, uid)):
-        show(f"warning: {found.path}: {note}")
+    if why := without_home(home):
+        show(f"file     {why}")
+    else:
+        for is_error, note in found.notes:
+            show(f"error: {note}" if is_error else f"file     {note}")
+    if found.path and isinstance(nobodys, CannotTell):
+        show(f"file     whether an identd of another user, such as nobody, can read {found.path} {UNTOLD} ({nobodys})")
+    elif found.path and found.path != nobodys:
+        show(f"warning: {found.path}: {why_not_nobody(found.path, uid)}")
+    for unit, setting in hides if found.path else ():
+        show(f"warning: {found.path}: {unit} hides it ({setting}), and identd does not know there what it says")
     _warn(notices)
     right = not any(is_error for is_error, _ in found.notes)
     if home.startswith("/"):
@@ -125,6 +127,16 @@ def _list_only_ours(path: str, of_user: bool) -> None:
         show(f"oidentd  understands all of {path}")
 
 
+def _read_by_nobody(uid: int, home: str) -> str | CannotTell:
+    """Return the path of the file that an identd reads that runs as nobody, or ``""``."""
+    try:
+        return fetch_as_nobody(uid, home).path
+    except IdentError:
+        return ""
+    except CannotTell as error:
+        return error
+
+
 def _warn(notices: list[Notice]) -> None:
-    for notice in notices:
+    for notice in sorted(notices, key=lambda notice: (notice.line, notice.column)):
         show(f"warning: {notice}")

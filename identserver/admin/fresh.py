@@ -37,10 +37,9 @@ def check_answer() -> dict[str, Any]:
         expected = f"unknown ({error.detail})"
     query, reply, log = "", "", ""
     try:
-        with (
-            socket.create_server(("127.0.0.1", 0)) as listener,
-            socket.create_connection(listener.getsockname()) as asked_about,
-        ):
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(
+            listener.getsockname()
+        ) as asked_about:
             # This end is not needed: `asked_about` holds the connection that the query is about.
             listener.accept()[0].close()
             query = f"{asked_about.getsockname()[1]},{asked_about.getpeername()[1]}"

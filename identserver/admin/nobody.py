@@ -7,6 +7,8 @@ from lookup.errors import IdentError, NoUser
 from lookup.kernel import causes
 from lookup.kernel.sock_diag import SockDiagUnavailable
 
+from .printing import FINE, WARNING, Row
+
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,14 +30,14 @@ def seen_as_root(server: Address, client: Address) -> causes.Evidence | None:
     return None
 
 
-def steps(server: Address, client: Address, evidence: causes.Evidence | None) -> Iterator[str]:
+def steps(server: Address, client: Address, evidence: causes.Evidence | None) -> Iterator[Row]:
     """Yield a step for each cause. :param evidence: what root saw (`seen_as_root`)."""
     try:
         found = causes.find(server, client, evidence)
     except (SockDiagUnavailable, ImportError) as error:
-        yield f"cause    can't be found out: sock_diag can't be asked: {error}"
+        yield Row("cause", f"can't be found out: sock_diag can't be asked: {error}", WARNING)
     except IdentError as error:
-        yield f"cause    can't be found out: {error.detail}"
+        yield Row("cause", f"can't be found out: {error.detail}", WARNING)
     else:
-        yield from (f"cause    {cause}" for cause in found.found)
-        yield from (f"cause    can't be excluded: {cause}" for cause in found.possible)
+        yield from (Row("cause", cause, WARNING) for cause in found.found)
+        yield from (Row("cause", f"can't be excluded: {cause}", FINE) for cause in found.possible)

@@ -61,11 +61,12 @@ def rows() -> list[Row]:
     return list(_page.rows)
 
 
-def row(label: str, text: str, severity: str | None = None) -> None:
+def row(label: str, text: str, severity: str | None = None, in_words: bool = True) -> None:
     """Show one finding.
 
     :param label: a word; ``""``: the text goes on from the row above.
     :param severity: None: what the label says (`SEVERITIES`).
+    :param in_words: where there is no colour, say how bad it is; otherwise the text does that by itself.
     """
     if severity is None:
         severity = SEVERITIES.get(label, FINE)
@@ -79,7 +80,7 @@ def row(label: str, text: str, severity: str | None = None) -> None:
         print(f"{label}: {printable(text)}")
     else:
         # There is no colour, so a word says it.
-        said = f"{severity}: {text}" if severity and label else text
+        said = f"{severity}: {text}" if severity and label and in_words else text
         print(printable(f"{label.ljust(_PIPE - 1 if label else _TERMINAL - 1)} {said}"))
 
 

@@ -95,9 +95,7 @@ def check_unit(options: Options, name: str) -> dict[str, Any]:
     """
     if os.geteuid() != 0:
         raise IdentError("--unit starts a copy of the unit, which only root may")
-    unit = _shown(
-        _service_of(name), "Id", "LoadState", "FragmentPath", "DropInPaths", "TriggeredBy", "User", "IPAddressDeny"
-    )
+    unit = _shown(_service_of(name), *_PROPERTIES)
     if unit.get("LoadState") != "loaded" or not unit.get("FragmentPath"):
         raise IdentError(f"systemd has no unit {name} ({unit.get('LoadState') or 'it does not answer'})")
     files = [unit["FragmentPath"], *unit.get("DropInPaths", "").split()]
@@ -199,10 +197,9 @@ def _look_from_within(settings: str, command: str, own: Options, denied: bool) -
     :param denied: whether the unit has IPAddressDeny=.
     """
     homes = _homes()
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        socket.create_connection(listener.getsockname()) as asked_about,
-    ):
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(
+        listener.getsockname()
+    ) as asked_about:
         query = f"{asked_about.getsockname()[1]},{listener.getsockname()[1]}"
         question = {"addresses": ["127.0.0.1"] * 2, "query": query, "homes": list(homes), "denied": denied}
         started = command or f"{sys.executable} {SCRIPT}"

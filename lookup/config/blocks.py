@@ -228,7 +228,7 @@ class Statement(_Placed):
 
 def quoted(name: bytes) -> str:
     """Return a name in quotes, in ASCII, on one line."""
-    return '"' + ascii(name)[2:-1].replace("\\'", "'").replace('"', '\\"') + '"'
+    return '"' + "'".join(ascii(part)[2:-1] for part in name.split(b"'")).replace('"', '\\"') + '"'
 
 
 class Range(_Placed):

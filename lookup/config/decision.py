@@ -17,7 +17,8 @@ class Decision:
     (``"OTHER"``: a uid that has no name); ``login``: their login name, or ``""``;
     ``rule`` and ``statement_at``: the blocks that decided, as ``path:line`` (``"no rule"``; ``""``: the owner's file
     was not asked for, or says nothing about the connection); ``path``: the owner's file that counts; ``files``: what
-    became of their files, as pairs of (worth a line in the log, text); ``steps``: the reasons in order, for a person;
+    became of their files, as pairs of (worth a line in the log, text); ``steps``: the reasons in order, for a person,
+    of which the first ``rule_steps`` are about the system file;
     ``lacking``: the capabilities that the owner's statement needs and has not; ``impersonated``: the other user's
     name, in quotes, that the owner asked for and may not have; ``sends_login``: whether ``user`` is the login name (the
     number of who has none) because nothing else is sent; `Unknown`: it is, or somebody asked for just that name;
@@ -27,8 +28,8 @@ class Decision:
     """
 
     __slots__ = (
-        "files", "forwarded", "impersonated", "lacking", "login", "path", "rule", "sends_login", "statement_at",
-        "steps", "system", "unknown", "user",
+        "files", "forwarded", "impersonated", "lacking", "login", "path", "rule", "rule_steps", "sends_login",
+        "statement_at", "steps", "system", "unknown", "user",
     )  # fmt: skip
 
     def __init__(self, login: str) -> None:
@@ -40,6 +41,7 @@ class Decision:
         self.statement_at = self.path = self.impersonated = self.forwarded = ""
         self.files: list[tuple[bool, str]] = []
         self.steps: list[str] = []
+        self.rule_steps = 0
         self.lacking: list[str] = []
         self.unknown: Unknown | None = None
 

@@ -31,7 +31,7 @@ from ..users import database
 from ..users.names import LAST_UID
 from .blocks import EVERYWHERE, Range, Section, System, UserBlock
 from .names import Hosts, Resolver
-from .parser import CAPABILITIES, DEFAULTS, NEW, STATEMENTS, Parser
+from .parser import BLOCKS, CAPABILITIES, DEFAULTS, NEW, STATEMENTS, Parser
 from .words import BYTE_ORDER_MARK, Notice, shown
 
 TYPE_CHECKING = False  # see connection.py
@@ -91,6 +91,7 @@ def parse_system(
         return system
     finally:
         if notices is not None:
+            file.look_for_slips()
             notices += file.notices
 
 
@@ -103,17 +104,21 @@ def parse_user(
 
     :param data: the file's octets, in no particular encoding.
     :param path: its name, for messages.
-    :param notices: takes what its author surely did not mean, and which hosts there are not.
+    :param notices: takes what its author surely did not mean, up to an error, and which hosts there are not.
     :param names: remembers and bounds what the name service is asked, where a file is read several times.
     :raises ConfigError: at the first thing that does not parse.
     """
     file = _UserFile(data, path, names)
-    blocks = file.parse()
-    if notices is not None:
-        file.overridden(blocks)
-        file.unresolvable(Resolver().addresses)
-        notices += file.notices
-    return blocks
+    try:
+        blocks = file.parse()
+        if notices is not None:
+            file.overridden(blocks)
+            file.unresolvable(Resolver().addresses)
+        return blocks
+    finally:
+        if notices is not None:
+            file.look_for_slips()
+            notices += file.notices
 
 
 def only_ours(data: bytes, path: str, of_user: bool) -> list[Notice]:
@@ -153,7 +158,8 @@ class _UserFile(Parser):
             self.expect(b"{")
             kind = self.keyword()
             if kind not in STATEMENTS:
-                self.unexpected("hide, random, random_numeric, numeric, pseudonym, reply or forward")
+                why = ": that is for the system file" if kind in (b"allow", b"deny", b"force") else ""
+                self.unexpected("hide, random, random_numeric, numeric, pseudonym, reply or forward", why)
             self.at += 1
             blocks.append(UserBlock(where, self.statement(kind, self.at - 1), self.words, at))
             self.expect(b"}")
@@ -184,7 +190,8 @@ class _SystemFile(Parser):
                 elif self.keyword() == b"default":
                     self.default_block()
                 else:
-                    self.unexpected("default or user")
+                    why = ": that is for users' files (~/.oidentd.conf)" if self.keyword() in BLOCKS else ""
+                    self.unexpected("default or user", why)
         except ConfigError:
             # Two blocks further up may be one user's, and the first error counts.
             self.assign(uids)
@@ -290,6 +297,7 @@ class _SystemFile(Parser):
                 if at != first:
                     self.notice(at, "this force makes the lines above it in its block void")
                 bits, force = self.force()
+                useless.clear()
                 continue
             if word in DEFAULTS:
                 instead, bit = self.statement(word, at), 0
@@ -317,10 +325,12 @@ class _SystemFile(Parser):
         if word not in (b"allow", b"deny"):
             self.at = at
             default = "default_hide or default_reply" if word.startswith(b"default") else ""
-            self.unexpected((default or "allow, deny or force") + or_else)
+            why = ": alone, that is for users' files (~/.oidentd.conf)" if word in STATEMENTS else ""
+            self.unexpected((default or "allow, deny or force") + or_else, why)
         bit = CAPABILITIES.get(self.keyword(), 0)
         if not bit:
-            self.unexpected("forward, " + ", ".join(name.decode("ascii") for name in CAPABILITIES))
+            why = " (replies are allowed by spoof)" if self.keyword() == b"reply" else ""
+            self.unexpected(", ".join(name.decode("ascii") for name in CAPABILITIES), why)
         if CAPABILITIES[self.keyword()] & _ONLY_OURS:
             self.ours.append((at, self.keyword().decode("ascii")))
         self.at += 1

@@ -96,10 +96,10 @@ class Names(_Bounded):
     def host(text: bytes) -> str | HostName:
         """Return the address of a host to connect to, with the scope that it was given; or its name.
 
-        :raises ValueError: as `network`'s.
+        :raises ValueError: as `network`'s; a second argument says what stands there.
         """
         if b"/" in text:
-            raise ValueError("a host expected, not a network")
+            raise ValueError("a host expected", "the network ")
         packed = _literal(text)
         if packed is None:
             return _host_name(text)
@@ -268,14 +268,14 @@ def _literal(text: bytes) -> bytes | None:
         try:
             return socket.inet_aton(text.decode("ascii"))
         except OSError:
-            raise ValueError(f"an IPv4 address expected, and {text.decode('ascii')} is too much for one") from None
+            raise ValueError("an IPv4 address expected, of numbers up to 255") from None
     address, percent, scope = text.partition(b"%")
     try:
         packed = pack(address.decode("latin-1"))[0]
     except (ValueError, UnicodeError):
         raise ValueError("an IPv6 address expected") from None
     if percent and not (len(packed) == 16 and packed[0] == 0xFE and packed[1] & 0xC0 == 0x80 and scope):
-        raise ValueError("no scope (%) expected: only a link-local address has one")
+        raise ValueError("an address without a scope (%) expected, as it is not link-local")
     return packed
 
 

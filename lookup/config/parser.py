@@ -42,7 +42,9 @@ NEW = frozenset((b"pseudonym", b"noident", b"fakeid"))
 #: What may stand in place of the login name where the user wishes nothing; oidentd does not have them either.
 DEFAULTS = frozenset((b"default_hide", b"default_reply"))
 
-_KEYWORDS = (
+#: What a user's file begins its blocks with.
+BLOCKS = _FILTERS | {b"global"}
+KEYWORDS = (
     _FILTERS | STATEMENTS | CAPABILITIES.keys() | {b"default", b"user", b"global", b"allow", b"deny", b"force"}
 ) - NEW
 
@@ -56,7 +58,7 @@ _DIGITS = 3
 LONG = "IRC servers cut names at 9 or 10 letters: what they show is not the whole name"
 
 #: What is not a string, in lower case.
-_NO_STRINGS = _KEYWORDS | {b"{", b"}", b""}
+NO_STRINGS = KEYWORDS | {b"{", b"}", b""}
 
 
 class Parser:
@@ -77,8 +79,18 @@ class Parser:
         """Return the next word in lower case, whether it is a keyword or not."""
         return self.tokens[self.at].lower()
 
-    def unexpected(self, what: str) -> NoReturn:
-        self.words.fail(self.at, f"{what} expected, not {shown(self.tokens[self.at])}")
+    def unexpected(self, what: str, why: str = "") -> NoReturn:
+        """:param why: what there is to say of the word that stands there."""
+        token = self.tokens[self.at]
+        if not why and token.lower() not in NO_STRINGS:
+            try:
+                from .slips import hint  # only where a file has an error
+
+                why = hint(token)
+            except ImportError:
+                # Root's Python may be closed to us since root was given up. The error stands without a hint.
+                pass
+        self.words.fail(self.at, f"{what} expected, not {shown(token)}{why}")
 
     def expect(self, token: bytes) -> None:
         if self.tokens[self.at] != token:
@@ -88,8 +100,8 @@ class Parser:
     def string(self, what: str) -> bytes:
         """Take a word or a string."""
         token = self.tokens[self.at]
-        if token.lower() in _NO_STRINGS:
-            self.unexpected(what + (", quoted where it is a keyword," if token.lower() in _KEYWORDS else ""))
+        if token.lower() in NO_STRINGS:
+            self.unexpected(what + (", quoted where it is a keyword," if token.lower() in KEYWORDS else ""))
         self.at += 1
         # Most words stand for themselves.
         return self.words.text(self.at - 1) if token[0] in b'"/' else token
@@ -100,7 +112,8 @@ class Parser:
         try:
             return of(text.partition(b"\0")[0])
         except ValueError as error:
-            self.words.fail(at, f"{error}, not {shown(self.tokens[at])}")
+            expected, *kind = error.args
+            self.words.fail(at, f"{expected}, not {''.join(kind)}{shown(self.tokens[at])}")
 
     def notice(self, at: int, reason: str, other: int = -1) -> None:
         self.notices.append(self.words.notice(at, reason, other))
@@ -112,7 +125,10 @@ class Parser:
             self.at += 1
             return EVERYWHERE
         if name not in _FILTERS:
-            self.unexpected(f"{unfiltered.decode('ascii')}, to, from, fport or lport{instead}")
+            why = ": that is for the system file" if unfiltered == b"global" and name in (b"default", b"user") else ""
+            if unfiltered == b"default" and name == b"global":
+                why = ": that is for users' files (~/.oidentd.conf)"
+            self.unexpected(f"{unfiltered.decode('ascii')}, to, from, fport or lport{instead}", why)
         where, seen = Where(), set()
         while name in _FILTERS:
             if name in seen:
@@ -195,27 +211,18 @@ class Parser:
         return tuple(found[kind] for kind in ("per-asker", "daily", "length") if kind in found)
 
     def replies(self, refuse: int) -> tuple[bytes, ...]:
-        replies = [self.reply()]
-        while self.tokens[self.at].lower() not in _NO_STRINGS:
+        replies = [self.string("a reply")]
+        while self.tokens[self.at].lower() not in NO_STRINGS:
             if refuse and len(replies) == refuse:
                 self.unexpected(f"at most {refuse} replies")
-            if not refuse and len(replies) == MAX_REPLIES:
-                self.notice(self.at, f"ignored from here: only the first {MAX_REPLIES} replies count")
-            replies.append(self.reply())
+            replies.append(self.string("a reply"))
         return tuple(replies[: refuse or MAX_REPLIES])
 
-    def reply(self) -> bytes:
-        at = self.at
-        text = self.string("a reply")
-        if text.isalnum():
-            return text
-        if self.tokens[at].lower() in DEFAULTS:
-            self.notice(at, f"{shown(text)} is one more reply here: put that statement before the replies")
-        if not text or b"\0" in text or b"\r" in text or b"\n" in text:
-            self.notice(at, "a reply that is empty, or holds a NUL, CR or LF, is never sent: the login name is")
-        elif self.tokens[at] in (b",", b";") or self.tokens[at].startswith(b"//"):
-            self.notice(at, f"{shown(text)} is one more reply here, neither a separator nor a comment")
-        return text
+    def look_for_slips(self) -> None:
+        """Give notice of words, up to here, that were surely not meant."""
+        from .slips import slips  # only where a person asks
+
+        self.notices += slips(self.words, self.at)
 
     def unresolvable(self, resolve: Resolve) -> list[Notice]:
         """Give notice of host names that have no addresses, and return those. May block as the resolver does."""

@@ -64,11 +64,13 @@ def decide(
     question = _Question(owner_uid, login, far_end, uid_of, forward, choose, resolve)
     if system is None:
         question.explain("there is no system file, so nobody may do anything")
+        question.decision.rule_steps = 1
         return question.send_login()
     question.pseudonyms = system.pseudonyms
     selection = Selection((pack_end(server), far_end), question.explain)
     rules = selection.rules(system, owner_uid, resolve_rule)
     question.decision.rule = selection.rule or NO_RULE
+    question.decision.rule_steps = len(question.decision.steps)
     if isinstance(rules, Unknown):
         return question.give_up(rules)
     cases: list[_Case] = [(rule, None) for rule in rules if rule is not None and rule.force is not None]
@@ -139,6 +141,7 @@ class _Question(Naming):
         if rule is not None and rule.force is not None:
             self.decision.rule = rule.rule
             self.explain(f"it forces {rule.force} (line {rule.force.line})")
+            self.decision.rule_steps = len(self.decision.steps)
             return self.do_forced(rule.force)
         self.instead = rule.instead if rule is not None else None
         if block is None:
@@ -158,6 +161,7 @@ class _Question(Naming):
         fork.decision.files, fork.decision.path = self.decision.files, self.decision.path
         fork.decision.rule = self.decision.rule
         fork.decision.steps += self.decision.steps
+        fork.decision.rule_steps = self.decision.rule_steps
         return fork
 
     def do_forced(self, statement: Statement) -> Decision:

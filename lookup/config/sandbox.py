@@ -20,6 +20,18 @@ _MOUNTS = "/proc/self/mountinfo"
 _USUAL = ("/", "/tmp", "/var/tmp", "/run", "/run/lock", "/dev", "/dev/shm")
 
 
+class Mount:
+    """What is mounted where: the ``root`` in its file system, its ``place``, the ``kind`` and ``options`` of that."""
+
+    __slots__ = ("kind", "options", "place", "root")
+
+    def __init__(self, root: str, place: str, kind: str, options: list[str]) -> None:
+        self.root = root
+        self.place = place
+        self.kind = kind
+        self.options = options
+
+
 def hides(path: str, home: str) -> bool:
     """Return whether a file that could not be found, or is closed to us, may be there for others.
 
@@ -34,8 +46,8 @@ def hides(path: str, home: str) -> bool:
     if len(folder) >= len(home.rstrip("/")):
         return False
     # The home itself is missing, or closed. ProtectHome=tmpfs: an empty file system lies over where it would be.
-    mount = _mount_of(folder)
-    return mount is not None and mount[2] == "tmpfs" and mount[1] not in _USUAL
+    mount = mount_of(folder)
+    return mount is not None and mount.kind == "tmpfs" and mount.place not in _USUAL
 
 
 def is_a_cover(path: str, status: os.stat_result) -> bool:
@@ -60,30 +72,31 @@ def _looks_inaccessible(status: os.stat_result) -> bool:
 
 
 def _is_inaccessible(path: str) -> bool:
-    mount = _mount_of(path)
-    return mount is not None and mount[1] == os.path.realpath(path) and "/inaccessible/" in mount[0]
+    mount = mount_of(path)
+    return mount is not None and mount.place == os.path.realpath(path) and "/inaccessible/" in mount.root
 
 
-def _mount_of(path: str) -> tuple[str, str, str] | None:
-    """Return the root, the place and the type of the mount that a path lies on; None: it is not listed.
+def mount_of(path: str) -> Mount | None:
+    """Return the mount that a path lies on; None: it is not listed.
 
     :raises OSError: /proc is closed to us, or not there.
     """
     path = os.path.realpath(path)
     found = None
     for mount in _mounts():
-        place = mount[1].rstrip("/")
+        place = mount.place.rstrip("/")
         # The last one at a place lies above the others; one further down hides those above it.
-        if (path == place or path.startswith(f"{place}/")) and (found is None or len(mount[1]) >= len(found[1])):
+        if (path == place or path.startswith(f"{place}/")) and (found is None or len(mount.place) >= len(found.place)):
             found = mount
     return found
 
 
-def _mounts() -> Iterator[tuple[str, str, str]]:
+def _mounts() -> Iterator[Mount]:
     # line = id parent device root place options *field "-" type source options
     # with blanks and backslashes in octal
     with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             fields = line.split()
             place = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
-            yield fields[3], place, fields[fields.index("-") + 1]
+            end = fields.index("-")
+            yield Mount(fields[3], place, fields[end + 1], fields[-1].split(","))

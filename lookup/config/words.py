@@ -49,7 +49,7 @@ _TOKEN = re.compile(
 _STRING = rb'"[^"\\\n]*(?:\\[^\n][^"\\\n]*)*"'
 
 # escape = "\" ( 1*3( "0"-"7" ) / ( "x" / "X" ) 1*2HEXDIG / any octet but LF )
-_ESCAPE = rb"\\(?:([0-7]{1,3})|[xX]([0-9A-Fa-f]{1,2})|(?s:(.)))"
+ESCAPE = rb"\\(?:([0-7]{1,3})|[xX]([0-9A-Fa-f]{1,2})|(?s:(.)))"
 
 #: The letters that stand for a control character after a backslash (C's, without \e, as oidentd 3 has them).
 _CONTROLS = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
@@ -206,7 +206,7 @@ class Words:
                 self.fail(index, "an octal escape of at most \\377 expected", escape.start())
             return bytes((value,))
 
-        return re.sub(_ESCAPE, unescape, token)[1:-1]
+        return re.sub(ESCAPE, unescape, token)[1:-1]
 
 
 def _is_string(token: bytes) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from helpers.hosts import Person, listen, login
 from helpers.installed import readable_folder
-from helpers.machine import only_if_others_can_read_it, only_root, program, run
+from helpers.machine import only_if_others_can_read_it, only_root, program, run, skip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +72,27 @@ def connected(uid: int) -> Iterator[str]:
     with listen("127.0.0.1") as listener, Person(uid) as person:
         ours, far = person.dial(listener.getsockname())
         yield f"{ours[1]},{far[1]}"
+
+
+def access_list(own: int, users: dict[int, int], group: int, groups: dict[int, int], mask: int, others: int) -> bytes:
+    """Return an access control list (acl(5)) as setxattr(2) takes it, in the kernel's order. :param users: by uid."""
+    entries = [
+        (0x01, own, 0xFFFFFFFF),
+        *((0x02, permissions, uid) for uid, permissions in sorted(users.items())),
+        (0x04, group, 0xFFFFFFFF),
+        *((0x08, permissions, gid) for gid, permissions in sorted(groups.items())),
+        (0x10, mask, 0xFFFFFFFF),
+        (0x20, others, 0xFFFFFFFF),
+    ]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def set_access_list(path: Path, content: bytes) -> None:
+    """Give a file a list, or skip where its file system takes none."""
+    try:
+        os.setxattr(path, "system.posix_acl_access", content)
+    except OSError as error:
+        skip(f"needs a file system with access control lists: {error}")
 
 
 @contextlib.contextmanager

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers.machine import AS_NOBODY, only_if_others_can_read_it
+from helpers.machine import AS_NOBODY, NOBODY, only_if_others_can_read_it
 from helpers.pairs import PATIENCE, Pair
-from helpers.residents import Resident, system_file
+from helpers.residents import Resident, access_list, set_access_list, system_file
 from helpers.single_shot import COMMAND, by_hand
 
 from identserver import options
@@ -67,6 +68,8 @@ NOTICES = {
         'user root { default { allow hide } }\nuser "identd-none" { default { allow hide } }', "2:6", "identd-none",
     ),
     "an unknown host": ("default { default { allow hide }\nto host.invalid { force hide } }", "2:4", "host.invalid"),
+    "a quote that is none": ('default {\ndefault { force reply \u201cx\u201d } }', "2:23", 'only " quotes'),
+    "a backslash": ('default { default { force reply "CORP\\alice" } }', "1:38", "\\a is a control character"),
     "a comma": ('default { default { force reply "a" , "b" } }', "1:37", "one more reply"),
 }  # fmt: skip
 
@@ -143,7 +146,7 @@ def test_a_users_file(carol: Resident, config: Path) -> None:
     assert (stderr, status) == ("", 0)
     assert f"user     {carol.file}" in lines
     assert [line.partition(": ")[2].split(": ")[0] for line in lines if line.startswith("warning")] == [
-        f"{carol.file}:2:20", f"{carol.file}:1:1",
+        f"{carol.file}:1:1", f"{carol.file}:2:20",
     ]  # fmt: skip
     assert "the answer is true" in lines
 
@@ -172,6 +175,40 @@ def test_a_users_file_that_nobody_may_read(carol: Resident, config: Path) -> Non
     assert (stderr, status) == ("", 0)
     assert f"user     {carol.file}" in lines
     assert any(line.startswith("warning: ") and f"chmod o+r {carol.file}" in line for line in lines)
+
+
+#: What nobody may do with her file and with her home, as lists for setxattr(2), and whether nobody can read the file.
+ACCESS = {
+    "a list refuses": ((0o644, {NOBODY: 0}, 4, 4), (0o755, {}, 5, 5), False),
+    "a list allows": ((0o644, {}, 4, 4), (0o750, {NOBODY: 1}, 1, 0), True),
+    "the mask refuses": ((0o644, {}, 4, 4), (0o750, {NOBODY: 1}, 4, 0), False),
+    "no mask, no list": ((0o644, {NOBODY: 0}, 0, 4), (0o755, {}, 5, 5), True),
+}
+
+
+@pytest.mark.parametrize(("of_file", "of_home", "readable"), ACCESS.values(), ids=ACCESS.keys())
+def test_access_control_lists(carol: Resident, config: Path, of_file: Any, of_home: Any, readable: bool) -> None:
+    """F8. To her and to root, a warning comes exactly where nobody really can't read her file."""
+    carol.write("global { hide }")
+    try:
+        for path, (mode, users, mask, others) in ((carol.file, of_file), (carol.home, of_home)):
+            path.chmod(mode)
+            if users:
+                set_access_list(path, access_list(mode >> 6, users, mode >> 3 & 7, {}, mask, others))
+        read = subprocess.run(["cat", str(carol.file)], capture_output=True, check=False, **AS_NOBODY).returncode == 0
+        assert read == readable
+        for who in ({}, carol.who):
+            lines, stderr, status = checked("-C", str(config), "--user", carol.name, **who)
+            assert (stderr, status) == ("", 0)
+            assert f"user     {carol.file}" in lines
+            warnings = [line for line in lines if line.startswith("warning: ")]
+            assert len(warnings) == (not readable), warnings
+            assert all(f"{carol.file}: an identd of" in one and "setfacl -m u:nobody:" in one for one in warnings)
+    finally:
+        for path in (carol.file, carol.home):
+            with contextlib.suppress(OSError):
+                os.removexattr(path, "system.posix_acl_access")
+        carol.home.chmod(0o755)
 
 
 def test_both_files_are_looked_at(carol: Resident, config: Path) -> None:

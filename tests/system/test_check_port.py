@@ -158,12 +158,18 @@ def test_the_system_file_decides_what_is_right(tmp_path: Path, text: str, told: 
         assert told in labelled(lines, "asked")[0]
 
 
-def test_a_server_with_another_file(tmp_path: Path) -> None:
-    """A server that does not obey the file is wrong."""
-    with system_file("default { default { force hide } }") as path, saying(f"%s:USERID:UNIX:{me()}\r\n") as port:
+@pytest.mark.parametrize(
+    ("reply", "wrong"),
+    [("USERID:UNIX:{me}", 1), ("ERROR:NO-USER", 1), ("ERROR:HIDDEN-USER", 0), ("ERROR:UNKNOWN-ERROR", 0)],
+)
+def test_a_server_with_another_file(reply: str, wrong: int) -> None:
+    """A server that does not obey the file is wrong. It may hide which error it is (`--error`)."""
+    with system_file("default { default { force hide } }") as path, saying(
+        f"%s:{reply.replace('{me}', me())}\r\n"
+    ) as port:
         lines, status = checked("--port", str(port), "-C", str(path))
-    assert status == 1
-    assert labelled(lines, "wrong")[0].endswith("ERROR:HIDDEN-USER")
+    assert status == wrong, lines
+    assert all(line.endswith("ERROR:HIDDEN-USER") for line in labelled(lines, "wrong"))
 
 
 def test_for_a_program(tmp_path: Path) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from helpers.machine import ROOT, skip
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 #: pyroute2 of Debian 12, and the first psutil whose wheels fit every Python 3.
 OLDEST = ("pyroute2==0.7.2", "psutil==5.9.4")
@@ -61,13 +58,12 @@ def combinations() -> list[tuple[str, tuple[str, str]]]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, tuple[str, str]], Future[Run]]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, tuple[str, str]], Run]:
     """Every combination's run. Some are under way at once, because each waits half of its time."""
+    keys = combinations()
+    folders = [tmp_path_factory.mktemp("venv") for _ in keys]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {
-            (interpreter, packages): pool.submit(run, interpreter, packages, tmp_path_factory.mktemp("venv"))
-            for interpreter, packages in combinations()
-        }
+        return dict(zip(keys, pool.map(lambda key, folder: run(*key, folder), keys, folders)))
 
 
 def run(interpreter: str, packages: tuple[str, str], folder: Path) -> Run:
@@ -91,10 +87,10 @@ def run(interpreter: str, packages: tuple[str, str], folder: Path) -> Run:
 
 @pytest.mark.parametrize(("interpreter", "packages"), combinations(), ids=lambda value: str(value))
 def test_unit_tests_pass(
-    interpreter: str, packages: tuple[str, str], runs: dict[tuple[str, tuple[str, str]], Future[Run]]
+    interpreter: str, packages: tuple[str, str], runs: dict[tuple[str, tuple[str, str]], Run]
 ) -> None:
     """The unit tests pass under this interpreter with this pair of packages."""
-    done = runs[interpreter, packages].result()
+    done = runs[interpreter, packages]
     if done.not_installed:
         skip(done.not_installed)
     assert done.status == 0, done.output

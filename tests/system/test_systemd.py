@@ -14,6 +14,7 @@ from helpers.installed import PYTHON, replaced
 from helpers.machine import program, run, skip
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 pytest_plugins = ["helpers.containers"]
@@ -129,23 +130,47 @@ def test_names_come_from_the_name_service(form: str, request: pytest.FixtureRequ
 
 
 @pytest.mark.parametrize("form", ["single", "warm"])
-def test_sees_next_to_nothing(form: str, request: pytest.FixtureRequest) -> None:
-    """The process has a user of its own, no capability, and of the file system what names users and Python."""
+def test_may_do_next_to_nothing(form: str, request: pytest.FixtureRequest) -> None:
+    """The process has a user of its own, no capability, and files that not even root could change."""
     container: Container = request.getfixturevalue(form)
     hold = "import socket,time; c=socket.create_connection(('127.0.0.1', 113)); c.sendall(b'1'); time.sleep(60)"
     holder = container.run(f'{PYTHON} -c "{hold}" >/dev/null 2>&1 & echo $!')
     try:
         pid = container.main_pid()
-        seen = set(container.run(f"ls /proc/{pid}/root/").split())
-        assert seen <= {"dev", "etc", "home", "lib", "lib64", "opt", "proc", "run", "sys", "usr", "var"}
-        assert container.run(f"ls /proc/{pid}/root/opt") == "identd"
-        assert set(container.run(f"ls /proc/{pid}/root/var", check=False).split()) <= {"lib", "run"}
+        folders = "/etc /home /opt /root /srv /tmp /usr /var/lib /var/tmp"
+        kept = f"for one in {folders}; do touch $one/identd-was-here; done"
+        said = container.run(f"nsenter --target {pid} --mount -- sh -c '{kept}' 2>&1", check=False)
+        assert said.count("Read-only file system") == len(folders.split()), said
         status = container.run(f"cat /proc/{pid}/status")
         assert re.search(r"^CapBnd:\s*0+$", status, re.MULTILINE)
         assert re.search(r"^NoNewPrivs:\s*1$", status, re.MULTILINE)
         assert container.run(f"stat -c %U /proc/{pid}") == "identd"
     finally:
         container.run(f"kill {holder}")
+
+
+@pytest.fixture(scope="module")
+def homes(container: Container) -> Iterator[dict[str, str]]:
+    """Users who hide, and where their homes are; they may hide."""
+    users = {f"identd-hides{at}": home for at, home in enumerate(("/home/identd", "/srv/identd", "/var/lib/identd"))}
+    container.run("cat > /etc/oidentd.conf", given="default { default { allow hide } }")
+    for user, home in users.items():
+        container.run(f"useradd --create-home --home-dir {home} {user} && chmod 755 {home}")
+        container.run(f"cat > {home}/.oidentd.conf && chown {user} {home}/.oidentd.conf", given="global { hide }")
+    yield users
+    container.run("rm /etc/oidentd.conf")
+    for user in users:
+        container.run(f"userdel --remove {user}", check=False)
+
+
+@pytest.mark.parametrize("form", ["single", "warm"])
+def test_reads_homes_wherever_they_are(form: str, homes: dict[str, str], request: pytest.FixtureRequest) -> None:
+    """A user's file counts in /home, in /srv and in a bouncer's home below /var/lib."""
+    container: Container = request.getfixturevalue(form)
+    assert {home: container.ask(user) for user, home in homes.items()} == dict.fromkeys(
+        homes.values(), ":ERROR:HIDDEN-USER"
+    )
+    assert container.ask("identd-anna") == ":USERID:UNIX:identd-anna"
 
 
 def test_the_warm_process_keeps_up(warm: Container) -> None:
@@ -177,3 +202,20 @@ def test_one_form_takes_the_port_from_the_other(container: Container) -> None:
         started(container, f"{ours}.socket")
         assert container.state(f"{ours}.socket", f"{other}.socket") == ["active", "inactive"]
         assert container.ask() == ":USERID:UNIX:root"
+
+
+def test_a_unit_that_hides_homes_is_named(container: Container, homes: dict[str, str]) -> None:
+    """Outside the sandbox, --explain and --check say which of the installed units does not see a user's home."""
+    started(container, "identd.socket")
+    container.run("mkdir -p /run/systemd/system/identd@.service.d")
+    drop_in = "/run/systemd/system/identd@.service.d/homes.conf"
+    container.run(f"cat > {drop_in}", given="[Service]\nTemporaryFileSystem=/srv:ro\nProtectHome=tmpfs\n")
+    container.run("systemctl daemon-reload")
+    try:
+        for user, home in homes.items():
+            said = container.run(f"/opt/identd/bin/identd --check --user {user}", check=False)
+            setting = {"/home": "ProtectHome=tmpfs", "/srv": "TemporaryFileSystem=/srv"}.get(home.rpartition("/")[0])
+            assert (f"identd@.service hides it ({setting})" in said) == (setting is not None), said
+            assert "identd-wait.service hides it" not in said
+    finally:
+        container.run(f"rm {drop_in}; systemctl daemon-reload")
