@@ -16,18 +16,25 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from lookup.config.blocks import System
-    from lookup.config.policy import Decision
-    from lookup.config.user_file import Fetched
+    from lookup.config.decision import Decision
+    from lookup.config.pseudonym import Pseudonyms
+    from lookup.config.user_file import Also, Fetched
     from lookup.config.words import Notice
-    from lookup.connection import Address
+    from lookup.connection import Address, Owner
     from lookup.kernel.arrival import Arrival
-    from lookup.owner import Answer, Fetch
+    from lookup.owner import Answer
 
     from .options import Options
 
     Result = TypeVar("Result")
     #: Finds out, for two ends that are nobody's, why that is so, and calls what it is given with a text.
     Why = Callable[[Address, Address, Callable[[str], object]], object]
+
+    #: Finds out which process holds an owner's socket, and calls a function with that.
+    FindHolder = Callable[[Owner, Callable[[str], object]], None]
+
+    #: Reads an owner's file, and what other files of theirs have for a connection.
+    Fetch = Callable[[int, str, Also], Fetched]
 
 #: Seconds for one lookup. Clients hold their user's login until the reply comes, and some give up after five.
 LOOKUP_SECONDS = 4.0
@@ -52,13 +59,16 @@ class AnsweringServer(IdentServer):
     _unexplained: tuple[tuple[Address, Address], ...] = ()
 
     def __init__(
-        self, options: Options, log: Log, look_up: Callable[..., Any], why_nobody: Why | None = None
-    ) -> None:
+        self, options: Options, log: Log, look_up: Callable[..., Any], why_nobody: Why | None = None,
+        find_holder: FindHolder | None = None,
+    ) -> None:  # fmt: skip
         """:param look_up: returns the owner's `Answer`, or what `IdentServer.lookup` may return in place of it.
 
         It is given the two addresses, and the transport's `Arrival`: how the query came in.
         :param why_nobody: finds out, with --debug, why a connection is nobody's; None: `say_why_nobody` does.
+        :param find_holder: calls back, perhaps later, with which process holds an owner's socket.
         """
+        self._find_holder = find_holder or _find_holder
         self.multi_query = options.multi_query
         self._options = options
         self._log = log
@@ -67,6 +77,8 @@ class AnsweringServer(IdentServer):
         #: what is sent may be of the owner's choice, look like the rest of such a line, or be cut off with it.
         self._about, self._note, self._severity = "", "", Log.INFO
         self._why_nobody = why_nobody
+        #: Whom it is about, where that is known.
+        self._owner: Owner | None = None
         #: Whether a query was answered.
         self.answered = False
 
@@ -91,6 +103,7 @@ class AnsweringServer(IdentServer):
 
     def lineReceived(self, line: bytes) -> None:
         self._line = line
+        self._owner = None
         self._about, self._note, self._severity = "", "", Log.INFO
         if self._log.takes_fields:
             self._fields = ()
@@ -105,7 +118,7 @@ class AnsweringServer(IdentServer):
         super().invalidQuery()
 
     def _cbLookup(self, result: Any, sport: int, cport: int) -> None:
-        owner = getattr(result, "owner", None)
+        owner = self._owner = getattr(result, "owner", None)
         if owner:
             self._describe(result.login, owner.uid, result.decision, owner.source)
             if self._log.wants(Log.DEBUG):
@@ -122,6 +135,7 @@ class AnsweringServer(IdentServer):
         self._note = f" ({error.detail})" if getattr(error, "detail", "") else ""
         if isinstance(error, IdentError) and error.identDescription == IdentError.identDescription:
             self._severity = Log.ERROR
+        self._owner = getattr(error, "owner", None)
         decision: Any = getattr(error, "decision", None)
         if decision is not None:
             self._describe(decision.login, error.uid, decision)
@@ -164,8 +178,17 @@ class AnsweringServer(IdentServer):
         super().sendLine(line)
         self.answered = True
         if self._log.wants(self._severity):
-            text = f"{self._about}{self.peer} was told {octets(line)}{self._note}"
-            self._log.write(self._severity, text, self._as_fields(line) if self._log.takes_fields else None)
+            severity, text = self._severity, f"{self._about}{self.peer} was told {octets(line)}{self._note}"
+            fields = self._as_fields(line) if self._log.takes_fields else None
+            if not self._options.process or self._owner is None:
+                self._log.write(severity, text, fields)
+                return
+
+            def found(held_by: str) -> None:
+                self._log.write(severity, f"{text}, held by {held_by}" if held_by else text, fields)
+
+            # After the reply: the search takes time.
+            self._find_holder(self._owner, found)
 
     def _as_fields(self, line: bytes) -> list[tuple[str, bytes]]:
         """Return what the journal keeps beside the text; what is not known has no field."""
@@ -208,15 +231,24 @@ def log_failure(log: Log, error: BaseException) -> None:
     log.write(Log.ERROR, "".join(traceback.format_exception(type(error), error, error.__traceback__)))
 
 
+def _find_holder(owner: Owner, then: Callable[[str], object]) -> None:
+    """Find out at once which process holds a socket."""
+    from lookup.kernel import holder  # only where that is wanted
+
+    then(holder.describe([owner])[0])
+
+
 class Lookups:
     """What looks up the few queries of a process that lives for one connection, or for somebody's lines."""
 
-    def __init__(self, load: Callable[[], System | None], fetch: Fetch | None = None) -> None:
+    def __init__(self, load: Callable[[], System | None], fetch: Fetch | None = None, form: str = "") -> None:
         """:param load: returns what the system file allows (`load_system_file`).
 
         :param fetch: reads an owner's file, where another process has to do that.
+        :param form: what is sent in place of the login name (`Options.form`).
         """
         self._load = load
+        self._form = form
         self._fetch = fetch
         #: Of the owner that the kernel told last.
         self._uid: int | None = None
@@ -237,17 +269,25 @@ class Lookups:
 
         owner = lookup.find(server, client, arrival)
         self._uid = owner.uid
-        found = answer(owner, server, client, self._load(), Facts(owner.uid, self._fetch or _fetch), arrival)
+        system, read = self._load(), self._fetch or _fetch
+
+        def fetch(uid: int, home: str) -> Fetched:
+            from lookup.config.user_file import others_of  # only where the owner's file matters
+
+            older = system is not None and system.older
+            return read(uid, home, others_of(server, client if client[0] else owner.client, older))
+
+        found = answer(owner, server, client, system, Facts(owner.uid, fetch), arrival, self._form)
         if isinstance(found, Unknown):
             raise IdentError(found.reason, owner.uid)
         return found
 
 
-def _fetch(uid: int, home: str) -> Fetched:
+def _fetch(uid: int, home: str, also: Also) -> Fetched:
     """Read an owner's file in another process."""
     from . import reader  # only where the owner's file matters
 
-    return reader.fetch(uid, home)
+    return reader.fetch(uid, home, also)
 
 
 def in_time(function: Callable[..., Result], *arguments: object) -> Result:
@@ -260,10 +300,12 @@ def in_time(function: Callable[..., Result], *arguments: object) -> Result:
         raise IdentError(f"the lookup took longer than {LOOKUP_SECONDS:g} s") from None
 
 
-def load_system_file(options: Options, notices: list[Notice] | None = None) -> System | None:
+def load_system_file(
+    options: Options, notices: list[Notice] | None = None, kept: Pseudonyms | None = None
+) -> System | None:
     """Return what the system file allows; None: there is none. :raises IdentError: nobody may be named against it.
 
-    :param notices: see `system_file.load`.
+    :param notices: see `system_file.load`. :param kept: what the key makes, where it was read before (`keep_key`).
     """
     if not options.requires_system_file:
         try:
@@ -277,9 +319,26 @@ def load_system_file(options: Options, notices: list[Notice] | None = None) -> S
     from lookup.errors import ConfigError
 
     try:
-        return system_file.load(options.system_file, options.requires_system_file, notices)
+        system = system_file.load(options.system_file, options.requires_system_file, notices)
     except ConfigError as error:
         raise IdentError(str(error)) from None
+    return with_key(system, options, kept)
+
+
+def with_key(system: System | None, options: Options, kept: Pseudonyms | None = None) -> System | None:
+    """Return what the system file allows, with the key for the pseudonyms, if it has any."""
+    if system is not None and system.needs_key:
+        from lookup.config import key  # few system files have pseudonyms
+
+        key.unlock(system, options.key, kept)
+    return system
+
+
+def keep_key(options: Options) -> Pseudonyms | None:
+    """Return what the key makes, if we are root, who is about to be given up, and there is a key."""
+    from lookup.config import key
+
+    return key.keep(options.key)
 
 
 class _OneReply(Ends):

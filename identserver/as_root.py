@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from .options import Options
 
-#: Octets of a request: a uid, a blank and a path (PATH_MAX, linux/limits.h).
-_MAX_REQUEST = 4096 + 16
+#: Octets of a request: numbers, an address, and a path (PATH_MAX, linux/limits.h).
+_MAX_REQUEST = 4096 + 128
 
 
 def lookups(options: Options, load: Callable[[], System | None]) -> Lookups:
@@ -63,7 +63,7 @@ def lookups(options: Options, load: Callable[[], System | None]) -> Lookups:
         if not sees_every_uid():
             reason += " in a user namespace"
         return _Refusals(reason)
-    return Lookups(load, fetch)
+    return Lookups(load, fetch, options.form)
 
 
 class _Refusals(Lookups):
@@ -105,15 +105,17 @@ class OwnersReader:
             if os.fork() == 0:
                 _serve(theirs)
 
-    def fetch(self, uid: int, home: str) -> user_file.Fetched:
-        """Return what an owner's file holds, read as that owner. See `user_file.fetch`.
+    def fetch(self, uid: int, home: str, also: user_file.Also) -> user_file.Fetched:
+        """Return what an owner's files hold, read as that owner. See `user_file.fetch`.
 
         :raises IdentError: the child could not become the owner, or did not answer in time.
         """
         try:
             fd, writer = os.pipe()
             try:
-                socket.send_fds(self._socket, [b"%d %s" % (uid, os.fsencode(home))], [writer])
+                ours, far, address, older = also
+                request = f"{uid} {ours} {far} {address} {older:d} {home}"
+                socket.send_fds(self._socket, [os.fsencode(request)], [writer])
                 os.close(writer)
                 writer = -1
                 data = reader.read_all(fd)
@@ -144,8 +146,9 @@ def _serve(requests: socket.socket) -> NoReturn:
                 break
             child = os.fork()
             if child == 0:
-                uid, _, home = request.partition(b" ")
-                reader.read_and_end(int(uid), os.fsdecode(home), fds[0], become_owner)
+                uid, ours, far, address, older, home = os.fsdecode(request).split(" ", 5)
+                also = int(ours), int(far), address, older == "1"
+                reader.read_and_end(int(uid), home, also, fds[0], become_owner)
             children.append(child)
             os.close(fds[0])
     finally:

@@ -60,6 +60,15 @@ class Options:
     explain: str | None = None
     unit: str | None = None
     json = False
+    oidentd = False
+    process = False
+    format: str | None = None
+    numeric = False
+    key: str | None = None
+    new_key = False
+    reveal: str | None = None
+    asker = ""
+    date = ""
     ignored: Sequence[str] = ()
 
     @property
@@ -71,6 +80,11 @@ class Options:
     def requires_system_file(self) -> bool:
         """Whether the system file must be there: somebody named it."""
         return self.config is not None
+
+    @property
+    def form(self) -> str:
+        """What is sent in place of the login name, as `lookup.users.formats` has it; ``""``: the login name."""
+        return self.format or ("%U" if self.numeric else "")
 
     @property
     def listens(self) -> bool:
@@ -133,6 +147,30 @@ def address(text: str) -> str:
         pack(text)
     except ValueError:
         raise Refused(f"an IPv4 or IPv6 address, not '{text}'") from None
+    return text
+
+
+def form(text: str) -> str:
+    """Return what is to be sent in place of the login name. :raises Refused: it has letters that mean nothing."""
+    from lookup.users.formats import parts
+
+    try:
+        parts(text)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    return reply(text)
+
+
+def date(text: str) -> str:
+    """Return a day as ISO 8601 has it, YYYY-MM-DD. :raises Refused: it is none."""
+    from time import strptime
+
+    try:
+        strptime(text, "%Y-%m-%d")
+    except ValueError:
+        text = ""
+    if len(text) != len("YYYY-MM-DD"):
+        raise Refused("a day in UTC, YYYY-MM-DD")
     return text
 
 
@@ -200,6 +238,17 @@ TABLE = (
            " for each connection of yours", MAYBE, "PORT,PORT", ours=True),
     Option("", "unit", "with --check: look from within this systemd unit's sandbox", ONE, "NAME", ours=True),
     Option("", "json", "--check and --explain print one JSON object, for programs", ours=True),
+    Option("", "oidentd", "with --check: list what in the files only identd understands", ours=True),
+    Option("", "process", "log which process holds the socket, with its command and its unit or container", ours=True),
+    Option("F", "format", "what to send in place of the login name: %%u login name, %%U uid, %%g group, %%G gid, %%h"
+           " this host's name, %%%% a percent sign", ONE, "", form, ours=True),
+    Option("n", "numeric", "send the uid in place of the login name, as -F %%U", ours=True),
+    Option("", "key", "of the pseudonyms (default /etc/identd.key, or identd.key of the unit's credentials)", ONE,
+           "FILE", ours=True),
+    Option("", "new-key", "write a new key where there is none", ours=True),
+    Option("", "reveal", "say whom a pseudonym stands for", ONE, "NAME", ours=True),
+    Option("", "asker", "with --reveal: who was told a pseudonym per-asker", ONE, "ADDRESS", address, ours=True),
+    Option("", "date", "with --reveal: when a daily pseudonym was told, in UTC", ONE, "YYYY-MM-DD", date, ours=True),
     Option("m", "masquerade", "", becomes=IGNORE),
     Option("M", "masquerade-first", "", becomes=IGNORE),
     Option("f", "forward", "", MAYBE, "", port, missing=str(IDENT_PORT), becomes=IGNORE),

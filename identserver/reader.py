@@ -42,8 +42,10 @@ _PR_SET_NAME = 15
 _children: list[int] = []
 
 
-def fetch(uid: int, home: str, become: Callable[[int], object] | None = None) -> user_file.Fetched:
-    """Return what an owner's file holds, as `user_file.fetch` does, which is called in a child.
+def fetch(
+    uid: int, home: str, also: user_file.Also | None, become: Callable[[int], object] | None = None
+) -> user_file.Fetched:
+    """Return what an owner's files hold, as `user_file.fetch` does, which is called in a child.
 
     :param become: as `read_and_end` has it.
     :raises IdentError: that could not be found out; among other things, not in time.
@@ -54,7 +56,7 @@ def fetch(uid: int, home: str, become: Callable[[int], object] | None = None) ->
         try:
             child = os.fork()
             if child == 0:
-                read_and_end(uid, home, writer, become)
+                read_and_end(uid, home, also, writer, become)
             _children.append(child)
         finally:
             os.close(writer)
@@ -69,8 +71,10 @@ def fetch(uid: int, home: str, become: Callable[[int], object] | None = None) ->
     return outcome(data, uid)
 
 
-def read_and_end(uid: int, home: str, fd: int, become: Callable[[int], object] | None = None) -> NoReturn:
-    """Read an owner's file, write what was found to a pipe, and end. This process is a child, and does nothing else.
+def read_and_end(
+    uid: int, home: str, also: user_file.Also | None, fd: int, become: Callable[[int], object] | None = None
+) -> NoReturn:
+    """Read an owner's files, write what was found to a pipe, and end. This process is a child, and does nothing else.
 
     :param become: takes on another identity for good, given the owner's uid.
     """
@@ -83,7 +87,7 @@ def read_and_end(uid: int, home: str, fd: int, become: Callable[[int], object] |
             place = _take_place(uid)
             if become is not None:
                 become(uid)
-            data = b"+" + user_file.fetch(uid, home).dump()
+            data = b"+" + user_file.fetch(uid, home, also=also).dump()
             del place
         except IdentError as error:
             data = b"-" + error.detail.encode("utf-8", "replace")

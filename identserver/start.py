@@ -84,6 +84,16 @@ def _run(options: Options, log: Log, operands: Sequence[str]) -> int:
         from .admin.explain import explain
 
         return explain(options)
+    if options.new_key:
+        from .admin.key import new_key
+
+        return new_key(options)
+    if options.reveal is not None:
+        from .admin.reveal import reveal
+
+        return reveal(options)
+    if options.form:
+        from lookup.users import formats  # noqa: F401  (now: root may be given up before it is used)
     own = options.foreground and not options.stdio
     sockets = [] if own else inherited()
     background = not (sockets or own or options.stdio) and (options.listens or _is_a_daemon())
@@ -120,17 +130,20 @@ def _lookups(options: Options) -> Lookups:
 
     :raises UsageError, OSError: root can't be given up.
     """
-    from .answer import Lookups, load_system_file
+    from .answer import Lookups, keep_key, load_system_file
+
+    kept = None
 
     def load() -> System | None:
-        return load_system_file(options)
+        return load_system_file(options, kept=kept)
 
     if os.geteuid() == 0 and (options.user is not None or options.group is not None):
         from .privileges import drop_privileges
 
+        kept = keep_key(options)
         drop_privileges(options.user, options.group)
     if os.geteuid() != 0:
-        return Lookups(load)
+        return Lookups(load, form=options.form)
     from . import as_root  # only for root
 
     return as_root.lookups(options, load)

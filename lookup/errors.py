@@ -50,11 +50,12 @@ class InvalidPort(IdentError):
 class HiddenUser(IdentError):
     """The owner is known, and hidden as they or the administrator asked: ``HIDDEN-USER``.
 
-    ``decision``: why, where a configuration decided (a `config.policy.Decision`).
+    ``decision``: why, where a configuration decided (a `config.decision.Decision`); ``owner``: whose socket it is.
     """
 
     identDescription = "HIDDEN-USER"
     decision: Any = None
+    owner: Any = None
 
 
 class Unknown:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 
+from .connection import can_be_sent
 from .errors import HiddenUser, IdentError, NoUser, Unknown
 from .users import names
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .config.blocks import HostName, System
+    from .config.decision import Decision
     from .config.names import Resolver
-    from .config.policy import Decision
     from .config.user_file import Fetched, UserFile
     from .connection import Address, Owner
     from .kernel.arrival import Arrival
@@ -39,26 +40,28 @@ class Answer(tuple[str, str]):
 
     owner: Owner
     decision: Decision | None
+    _login: str
 
     @classmethod
-    def about(cls, owner: Owner, system: str, user: str, decision: Decision | None = None) -> Answer:
-        """Return an answer about a connection's owner."""
+    def about(
+        cls, owner: Owner, system: str, user: str, decision: Decision | None = None, login: str | None = None
+    ) -> Answer:
+        """Return an answer about a connection's owner. :param login: their login name, where it is not the ``user``."""
         answer = cls((system, user))
         answer.owner = owner
         answer.decision = decision
+        answer._login = (user if system == "UNIX" else "") if login is None else login
         return answer
 
     @property
     def login(self) -> str:
         """The owner's login name, ``""`` where they have none, whatever is sent in its place."""
-        if self.decision is not None:
-            return self.decision.login
-        return self[1] if self[0] == "UNIX" else ""
+        return self._login if self.decision is None else self.decision.login
 
 
 def answer(
     owner: Owner, serverAddress: Address, clientAddress: Address, system: System | Unknown | None, facts: Facts,
-    arrival: Arrival | None = None, explains: bool = False,
+    arrival: Arrival | None = None, form: str = "",
 ) -> Answer | Unknown:  # fmt: skip
     """Return what is answered about an owner: the login name, or what the configuration has in its place.
 
@@ -69,7 +72,7 @@ def answer(
         socket's own.
     :param system: what the system file allows (`system_file.load`); `Unknown`: it can't be obeyed.
     :param facts: what is known of the owner. :param arrival: how the query came in: nobody asks back on its behalf.
-    :param explains: the owner's file is read though it can change nothing: the decision says what it asks for.
+    :param form: what is sent in place of the login name (`formats`); ``""``: that is sent.
     :return: the answer; or what would have to be asked first, where ``facts`` asks nothing any more.
     :raises HiddenUser: the owner is hidden; with the ``decision``.
     :raises IdentError: something that the answer depends on could not be found out.
@@ -81,6 +84,8 @@ def answer(
         return _to_be_asked(login, owner)
     # Without a system file nobody may do anything, so the user's file does not matter.
     if system is None:
+        if form:
+            return _formatted(form, login, owner, facts, None)
         return (_nobodys(login[1], owner, facts) if login[0] == "OTHER" else None) or Answer.about(owner, *login)
     from .config import policy  # only where there is a system file
 
@@ -95,29 +100,57 @@ def answer(
         serverAddress if serverAddress[0] else owner.server,
         clientAddress if clientAddress[0] else owner.client,
         system,
-        facts.user_file if system.matters or explains else _no_file,
+        facts.user_file,
         facts.uid_of,
         forward,
         resolve=facts.addresses,
         resolve_rule=lambda name, octets: hosts.addresses(name, octets, facts.addresses),
     )
+    return _decided(decision, login, owner, facts, form)
+
+
+def _decided(
+    decision: Decision, login: tuple[str, str], owner: Owner, facts: Facts, form: str
+) -> Answer | Unknown:
+    """Return the answer that a decision comes to, with what `answer` raises."""
     if decision.unknown is not None:
         return _to_be_asked(decision.unknown, owner)
     if decision.user is None:
         hidden = HiddenUser("", owner.uid)
-        hidden.decision = decision
+        hidden.decision, hidden.owner = decision, owner
         raise hidden
+    if form and decision.sends_login:
+        if isinstance(decision.sends_login, Unknown):
+            raise IdentError(decision.sends_login.reason, owner.uid)
+        return _formatted(form, login, owner, facts, decision)
     user = os.fsdecode(decision.user)
     if decision.system == "OTHER" and (unknown := _nobodys(user, owner, facts)) is not None:
         return unknown
     return Answer.about(owner, decision.system, user, decision)
 
 
-def _no_file() -> UserFile:
-    """Stand for the owner's file where the system file allows nothing: it needs no look."""
-    from .config.user_file import UserFile
+def _formatted(
+    form: str, login: tuple[str, str], owner: Owner, facts: Facts, decision: Decision | None
+) -> Answer | Unknown:
+    """Return an answer with the login name in another form.
 
-    return UserFile()
+    :raises IdentError: there is none, or a client may take it for another user's name, or that can't be found out.
+    """
+    from .config.readings import readings
+
+    name = login[1] if login[0] == "UNIX" else ""
+    found = facts.formatted(form, name)
+    if isinstance(found, Unknown):
+        return _to_be_asked(found, owner)
+    if not can_be_sent(os.fsencode(found)):
+        raise IdentError(f"what {form} makes of the owner can't be sent: {found!r}", owner.uid)
+    for reading in readings(os.fsencode(found)) if found != name else ():
+        holder = facts.uid_of(reading)
+        if isinstance(holder, Unknown):
+            return _to_be_asked(holder, owner)
+        if holder not in (None, owner.uid):
+            raise IdentError(f"what {form} makes of the owner is the name of uid {holder}: {found!r}", owner.uid)
+    return Answer.about(owner, login[0], found, decision, name)
 
 
 def _nobodys(name: str, owner: Owner, facts: Facts) -> Unknown | None:
@@ -192,7 +225,10 @@ class Facts:
         self._uids: dict[bytes, int | Unknown | None] = {}
         self._hosts: dict[tuple[bytes, int], tuple[bytes, ...] | Unknown] = {}
         self._resolver: Resolver | None = None
+        #: What the DNS said about addresses, for a person.
+        self.said: list[str] = []
         self._user_file: UserFile | None = None
+        self._formatted: str | None = None
         #: Whether ``read`` was needed, so that it probably will be again.
         self.needed_file = False
         self._since = time.monotonic()
@@ -201,7 +237,7 @@ class Facts:
         """Return the same facts for other queries, for which what is not known yet is asked."""
         facts = Facts(self.uid, read=read, forwards=forwards)
         facts._login, facts._home, facts._uids, facts._since = self._login, self._home, dict(self._uids), self._since
-        facts._hosts = dict(self._hosts)
+        facts._hosts, facts._formatted = dict(self._hosts), self._formatted
         return facts
 
     def login(self) -> tuple[str, str] | Unknown:
@@ -214,6 +250,19 @@ class Facts:
             except IdentError as error:
                 return Unknown(error.detail)
         return self._login
+
+    def formatted(self, form: str, login: str) -> str | Unknown:
+        """Return what a form makes of the owner (`formats.expand`); it is always the same form."""
+        if self._formatted is None:
+            if not self._asks:
+                return Unknown("what the login name's form has", unasked=True)
+            from .users import formats  # few servers have one
+
+            try:
+                self._formatted = formats.expand(form, login, self.uid)
+            except IdentError as error:
+                return Unknown(error.detail)
+        return self._formatted
 
     def uid_of(self, name: bytes) -> int | Unknown | None:
         """Return the uid that a login name has, or None."""
@@ -229,12 +278,23 @@ class Facts:
         if key not in self._hosts:
             if not self._asks:
                 return Unknown("the addresses of a host name", unasked=True)
-            if self._resolver is None:
-                from .config.names import Resolver  # only where files name hosts
-
-                self._resolver = Resolver()
-            self._hosts[key] = self._resolver.addresses(name, octets)
+            self._hosts[key] = self._look_up(name, octets)
         return self._hosts[key]
+
+    def _look_up(self, name: HostName, octets: int) -> tuple[bytes, ...] | Unknown:
+        from .config.blocks import Asked
+
+        if isinstance(name, Asked):
+            from .config import confirmed_names  # few files name domains
+
+            found, text = confirmed_names.shared.addresses(name)
+            self.said.append(text)
+            return found
+        if self._resolver is None:
+            from .config.names import Resolver  # only where files name hosts
+
+            self._resolver = Resolver()
+        return self._resolver.addresses(name, octets)
 
     def user_file(self) -> UserFile | Unknown:
         """Return what the owner's file says."""

@@ -93,21 +93,3 @@ def test_statements_show_themselves() -> None:
         ("f", line, f"f:{line}", line) for line in (1, 2, 3)
     ]
     assert quoted(b"\xff'\"") == '"\\xff\'\\""'
-
-
-@pytest.mark.parametrize(
-    ("text", "matters"),
-    [
-        (b"", False),
-        (b"default { default { deny spoof } }", False),
-        (b"default { default { deny spoof } to 192.0.2.1 { deny hide } }", False),
-        (b"default { default { allow hide deny hide } }", False),
-        (b"default { default { allow hide } }", True),
-        (b"default { to 192.0.2.1 { allow random } }", True),
-        (b"default { default { force hide } }", True),
-        (b"user 4294967294 { default { deny hide } }", True),
-    ],
-)
-def test_a_system_file_that_can_change_nothing(text: bytes, matters: bool) -> None:
-    """Where it allows nothing, forces nothing and is about nobody, the owners' files do not matter either."""
-    assert parse_system(text, "f", lambda names: dict.fromkeys(names)).matters is matters

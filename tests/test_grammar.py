@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lookup.config import grammar
 from lookup.config.blocks import EVERYWHERE, HostName
-from lookup.config.grammar import parse_system, parse_user
+from lookup.config.grammar import only_ours, parse_system, parse_user
 from lookup.errors import ConfigError, Unknown
 from lookup.users.names import LAST_UID
 
@@ -180,7 +180,7 @@ BROKEN_USER = [
     (b"default { hide }", 1, 1, "global, to, from, fport or lport expected, not default"),
     (b"user alice { default { allow spoof } }", 1, 1, "expected, not user"),
     (b"global hide", 1, 8, "{ expected, not hide"),
-    (b"global { }", 1, 10, "hide, random, random_numeric, numeric, reply or forward expected, not }"),
+    (b"global { }", 1, 10, "hide, random, random_numeric, numeric, pseudonym, reply or forward expected, not }"),
     (b"global { allow spoof }", 1, 10, "expected, not allow"),
     (b"global { spoof }", 1, 10, "expected, not spoof"),
     (b"global { hide#x\n }", 1, 10, "expected, not hide#x"),
@@ -506,3 +506,43 @@ def test_uids_are_what_the_expression_takes(text: bytes) -> None:
     uid = int(match[1] + match[2]) if match else -1
     assert grammar.number_of(text) == (uid if uid <= LAST_UID else -1)
     assert grammar.is_any_number(text) is bool(re.fullmatch(grammar.ANY_NUMBER, text))
+
+
+ONLY_OURS = [
+    (b"default { to 10.0.0.0/8 { allow hide } }", "1:14: a network"),
+    (b"default { from ::ffff:10.0.0.1 { allow hide } }", "1:16: an IPv4 address in this form"),
+    (b"default { to .example.org { allow hide } }", "1:14: a network by name"),
+    (b"default { default { allow hide\n deny pseudonym } }", "2:2: pseudonym"),
+    (b"default { default { force pseudonym 9 } }", "1:21: pseudonym"),
+    (b"default { default { allow noident } }", "1:21: noident"),
+    (b"default { default { default_hide } }", "1:21: default_hide"),
+    (b"default { default { default_reply x } }", "1:21: default_reply"),
+    (b"default {\n default { allow hide } }\r\n\r\n", "2:26: a CR at a line's end"),
+    (b"\xef\xbb\xbfdefault { default { allow hide } }", "1:1: a byte order mark"),
+]
+
+
+@pytest.mark.parametrize(("data", "expected"), ONLY_OURS)
+def test_only_ours(data: bytes, expected: str) -> None:
+    """What oidentd refuses, and identd takes, is listed with its place."""
+    (notice,) = only_ours(data, "f", False)
+    assert str(notice) == "f:{}: only identd understands this: {}".format(*expected.split(": "))
+
+
+def test_all_of_it_is_listed() -> None:
+    """Each of many blocks that say the same; and what a user's file has, up to an error."""
+    block = b"user %d { to 10.0.0.0/8 { default_hide allow fakeid } }\n"
+    data = b"".join(block % number for number in range(3))
+    assert [notice.line for notice in only_ours(data, "f", False)] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    user = b"global { pseudonym }\nto .a.b { hide }\nto 10.0.0.0/8 { wrong }\nto 10.0.0.0/8 { hide }"
+    assert [notice.line for notice in only_ours(user, "f", True)] == [1, 2, 3]
+
+
+def test_what_both_understand() -> None:
+    """oidentd's own language is not listed, whatever words it has for text; nor a CR in a comment."""
+    for data in (
+        b'default { default { force reply pseudonym "noident" default_hide } } # a comment\r\n',
+        b"user daily { to 10.0.0.1 from ::1 fport 6660:6669 { allow spoof deny hide } }",
+    ):
+        assert only_ours(data, "f", False) == []
+    assert only_ours(b"to irc.example.org { reply per-asker }", "f", True) == []

@@ -9,8 +9,9 @@ import pytest
 
 from identserver.admin.grants import grant
 from lookup.config.blocks import quoted
+from lookup.config.decision import Decision
 from lookup.config.grammar import parse_system, parse_user
-from lookup.config.policy import Decision, decide
+from lookup.config.policy import decide
 from lookup.config.user_file import UserFile
 from lookup.config.words import Notice, Words
 

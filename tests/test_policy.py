@@ -15,9 +15,10 @@ from helpers.oidentd import VECTORS, octets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lookup.config.decision import Decision
 from lookup.config.grammar import parse_system, parse_user
 from lookup.config.made_up import pick
-from lookup.config.policy import Decision, decide
+from lookup.config.policy import decide
 from lookup.config.user_file import UserFile
 from lookup.connection import MAX_USER_ID
 from lookup.errors import ConfigError, Unknown

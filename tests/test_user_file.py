@@ -168,13 +168,13 @@ def ours() -> Iterator[Household]:
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collect the paths of all readings."""
     paths: list[str] = []
-    real = user_file._read
+    real = user_file.read_once
 
     def counted(path: str, uid: int) -> tuple[bytes, float]:
         paths.append(path)
         return real(path, uid)
 
-    monkeypatch.setattr(user_file, "_read", counted)
+    monkeypatch.setattr(user_file, "read_once", counted)
     return paths
 
 
@@ -671,7 +671,7 @@ def test_what_is_never_left_alone(
         next(taken)
         return next(turns)
 
-    monkeypatch.setattr(user_file, "_read", reading)
+    monkeypatch.setattr(user_file, "read_once", reading)
     assert [str(block.statement) for block in user_file.read(0, "/home").blocks][-1] == f'reply "{expected}"'
     assert next(taken) > len(seen)
 

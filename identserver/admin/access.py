@@ -22,7 +22,7 @@ from .permissions import READ, SEARCH, CannotTell, Obstacle, Reader, obstacle
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
-    from lookup.config.user_file import Fetched
+    from lookup.config.user_file import Also, Fetched
 
 #: Who an identd is that was told nothing else (`privileges.drop_privileges`): a login name.
 NOBODY = "nobody"
@@ -45,33 +45,34 @@ def nobody() -> Reader:
     return Reader(entry.pw_uid, frozenset((entry.pw_gid,)))
 
 
-def fetch_as_nobody(uid: int, home: str) -> Fetched:
+def fetch_as_nobody(uid: int, home: str, also: Also | None = None) -> Fetched:
     """Return what an identd that runs as nobody reads of a user's files, whoever runs this.
 
+    :param also: for which connection other files are looked at, too (`user_file.fetch`).
     :raises CannotTell: that can't be told without root.
     :raises IdentError: it can't find out what the file says, and names nobody who may hide.
     """
     if os.geteuid() == 0:
         # What nobody may not be allowed to read of root's Python.
         lookup.import_all()
-        found = _tried(uid, home)
+        found = _tried(uid, home, also)
     elif os.geteuid() == nobody().uid:
-        found = user_file.fetch(uid, home, kept=lambda path: _kept(path, home, uid))
+        found = user_file.fetch(uid, home, kept=lambda path: _kept(path, home, uid), also=also)
     else:
-        found = user_file.fetch(uid, home, kept=lambda path: _computed(path, home, uid))
+        found = user_file.fetch(uid, home, kept=lambda path: _computed(path, home, uid), also=also)
     if why := without_home(home):
         found.notes = [(False, why)]
     return found
 
 
-def _tried(uid: int, home: str) -> Fetched:
+def _tried(uid: int, home: str, also: Also | None) -> Fetched:
     """Have a child become nobody, and read. :raises CannotTell, IdentError: as `fetch_as_nobody`."""
     try:
-        return reader.fetch(uid, home, _become_nobody)
+        return reader.fetch(uid, home, also, _become_nobody)
     except IdentError as error:
         if not error.detail.startswith(_STAYS_ROOT):
             raise
-    return user_file.fetch(uid, home, kept=lambda path: _computed(path, home, uid))
+    return user_file.fetch(uid, home, kept=lambda path: _computed(path, home, uid), also=also)
 
 
 def _become_nobody(_: int) -> None:

@@ -8,9 +8,10 @@ import os
 import lookup
 from lookup.config import system_file
 from lookup.errors import ConfigError, IdentError
-from lookup.kernel import codec, dumps, sock_diag
+from lookup.kernel import codec, dumps, holder, sock_diag
 
 from .. import __version__
+from ..answer import with_key
 from ..options import UsageError
 from ..privileges import drop_privileges
 from ..protocol import parse_ports
@@ -47,24 +48,38 @@ def explain(options: Options) -> int:
     path = options.system_file
     system: System | ConfigError | None
     try:
-        system = system_file.load(path, options.requires_system_file)
+        system = with_key(system_file.load(path, options.requires_system_file), options)
     except ConfigError as error:
         system = error
     evidence = None
+    held = None if ports is not None else ""
     if os.geteuid() == 0:
         if ports is not None:
-            evidence = nobody.seen_as_root((options.server_address, ports[0]), (options.client_address, ports[1]))
+            ends = (options.server_address, ports[0]), (options.client_address, ports[1])
+            evidence, held = nobody.seen_as_root(*ends), _held_as_root(*ends)
         _give_up_root(options)
         if not isinstance(system, ConfigError) and system is not None and not os.access(path, os.R_OK):
             reason = f"{path} was read as root: an identd that is not started as root replies UNKNOWN-ERROR"
             row("but", reason, WARNING, in_words=False)
-    explanation = Explanation(options, system, evidence)
+        if not isinstance(system, ConfigError) and system is not None and system.needs_key:
+            reason = "the key was read as root: an identd that starts as another user needs one that it can read"
+            row("but", reason, WARNING, in_words=False)
+    explanation = Explanation(options, system, evidence, held)
     if ports is not None:
         told = [_explain_one(explanation, options, ports, uid)]
     else:
         told = list(_explain_all(explanation, uid))
     finish(identd=__version__, system_file=path, connections=[_as_fields(one) for one in told])
     return 0
+
+
+def _held_as_root(server: Address, client: Address) -> str:
+    """Return which process holds the socket: root sees every process, and the user whom root becomes does not."""
+    try:
+        return holder.describe([lookup.find(server, client)])[0]
+    except (IdentError, ValueError):
+        # The steps say why.
+        return ""
 
 
 def _give_up_root(options: Options) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 from lookup.config import system_file, user_file
-from lookup.errors import ConfigError, IdentError
+from lookup.config.grammar import only_ours
+from lookup.errors import ConfigError, IdentError, Unknown
 from lookup.users import names
 
 from ..privileges import become_owner
 from .access import UNTOLD, fetch_as_nobody, kept_from_nobody, why_not_nobody, without_home
+from .other_files import check_other_files
 from .people import uid_of
 from .permissions import CannotTell
 from .printing import show
@@ -15,6 +19,7 @@ from .units import hiding
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
+    from lookup.config.blocks import System
     from lookup.config.words import Notice
 
     from ..options import Options
@@ -27,13 +32,14 @@ def check_files(options: Options) -> bool:
 
     :raises UsageError: there is no such user. :raises IdentError: root could not be given up.
     """
-    right = _check_system_file(options.system_file, options.requires_system_file)
+    right, system = _check_system_file(options)
     if options.user is None:
         return right
-    return _check_users_file(uid_of(options.user)) and right
+    return _check_users_files(options, uid_of(options.user), system) and right
 
 
-def _check_system_file(path: str, required: bool) -> bool:
+def _check_system_file(options: Options) -> tuple[bool, System | None]:
+    path, required = options.system_file, options.requires_system_file
     notices: list[Notice] = []
     error = None
     try:
@@ -41,9 +47,11 @@ def _check_system_file(path: str, required: bool) -> bool:
     except ConfigError as broken:
         error = broken
     _warn(notices)
+    if options.oidentd:
+        _list_only_ours(path, False)
     if error is not None:
         show(f"error: {error}")
-        return False
+        return False, None
     try:
         fix = kept_from_nobody(path, 0) if system else ""
     except CannotTell as error:
@@ -53,10 +61,25 @@ def _check_system_file(path: str, required: bool) -> bool:
             reason = f"an identd that is not started as root can't read it, and replies UNKNOWN-ERROR ({fix})"
             show(f"warning: {path}: {reason}")
     show(f"system   {path}" if system else f"system   no {path}: nobody may do anything")
-    return True
+    return system is None or not system.needs_key or _check_key(options), system
 
 
-def _check_users_file(uid: int) -> bool:
+def _check_key(options: Options) -> bool:
+    """Print what is wrong with the key of the pseudonyms; return whether it is right, as far as we can see."""
+    from lookup.config import key  # few system files have pseudonyms
+
+    found, path = key.read(options.key), key.place(options.key)
+    if not isinstance(found, Unknown):
+        show(f"key      {path}")
+        return True
+    if os.geteuid() != 0 and os.path.exists(path) and not os.access(path, os.R_OK):
+        show(f"warning: the key {path} is not for uid {os.geteuid()}: whether it is right, root can check")
+        return True
+    show(f"error: pseudonyms are UNKNOWN-ERROR: {found.reason}")
+    return False
+
+
+def _check_users_files(options: Options, uid: int, system: System | None) -> bool:
     home = names.home(uid)
     # Before root is given up, which it takes to try.
     nobodys = _read_by_nobody(uid, home)
@@ -80,8 +103,28 @@ def _check_users_file(uid: int) -> bool:
     for unit, setting in hides if found.path else ():
         show(f"warning: {found.path}: {unit} hides it ({setting}), and identd does not know there what it says")
     _warn(notices)
+    right = not any(is_error for is_error, _ in found.notes)
+    if home.startswith("/"):
+        right = check_other_files(uid, home, system, options.system_file, found.path) and right
+    if options.oidentd and found.path:
+        _list_only_ours(found.path, True)
     show(f"user     {found.path or 'no file that counts'}")
-    return not any(is_error for is_error, _ in found.notes)
+    return right
+
+
+def _list_only_ours(path: str, of_user: bool) -> None:
+    """Print what in a file oidentd does not understand."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError:
+        # ENOENT: there is none. What else there is, was said when it was read.
+        return
+    found = only_ours(data, path, of_user)
+    for notice in found:
+        show(f"oidentd  {notice}")
+    if not found:
+        show(f"oidentd  understands all of {path}")
 
 
 def _read_by_nobody(uid: int, home: str) -> str | CannotTell:

@@ -10,7 +10,7 @@ from lookup.config.blocks import quoted
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
     from lookup.config.blocks import System
-    from lookup.config.policy import Decision
+    from lookup.config.decision import Decision
 
 
 def grant(system: System | None, path: str, uid: int, name: str, decision: Decision | None = None) -> str:

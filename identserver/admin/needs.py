@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from lookup.config import system_file
-from lookup.config.blocks import HostName
+from lookup.config.blocks import Domain, HostName
 from lookup.errors import ConfigError
 
 from .printing import WARNING, row
@@ -36,7 +36,7 @@ def check_needs(options: Options, is_denied: bool) -> None:
             row("", _REMEDY)
         elif "forward" in one.capabilities:
             row("system", f"{one.rule} lets users have another server asked, which the sandbox forbids", WARNING)
-        if isinstance(one.where.to, HostName) or isinstance(one.where.from_, HostName):
+        if isinstance(one.where.to, (HostName, Domain)) or isinstance(one.where.from_, HostName):
             row("system", f"{one.rule} names a host: the sandbox forbids to ask the DNS", WARNING)
 
 

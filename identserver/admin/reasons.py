@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 import lookup
+from lookup.config import user_file
+from lookup.config.blocks import quoted
 from lookup.errors import ConfigError, HiddenUser, IdentError, NoUser, Unknown
+from lookup.kernel import holder
 from lookup.owner import Answer, Facts, answer
 from lookup.users import names
 
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Union
 
     from lookup.config.blocks import System
-    from lookup.config.policy import Decision
+    from lookup.config.decision import Decision
     from lookup.connection import Address, Owner
     from lookup.kernel.causes import Evidence
 
@@ -52,12 +56,15 @@ class Explanation:
     """What leads to the replies under one system file."""
 
     def __init__(
-        self, options: Options, system: System | ConfigError | None, evidence: Evidence | None = None
-    ) -> None:
+        self, options: Options, system: System | ConfigError | None, evidence: Evidence | None = None,
+        held: str | None = None,
+    ) -> None:  # fmt: skip
         """:param system: what the system file says, or why it can't be used; None: there is none.
 
         :param evidence: what root saw of a connection that is nobody's (`nobody.seen_as_root`).
+        :param held: which process holds the socket (`holder.describe`); None: that is still to be found out.
         """
+        self._held = held
         self._evidence = evidence
         self._options = options
         self._path = options.system_file
@@ -83,6 +90,8 @@ class Explanation:
             outcome = error
         else:
             yield Row("socket", repr(told.owner), FINE)
+            if held := holder.describe([told.owner])[0] if self._held is None else self._held:
+                yield Row("holder", held, FINE)
             try:
                 outcome = yield from self._about(told.owner, told)
             except CannotTell as error:
@@ -99,7 +108,7 @@ class Explanation:
 
         :raises CannotTell: it depends on a file of which that can't be told.
         """
-        facts = Facts(owner.uid, fetch=fetch_as_nobody)
+        facts = Facts(owner.uid, functools.partial(fetch_as_nobody, also=self._others(owner, told)))
         login = facts.login()
         if isinstance(login, Unknown):
             yield Row("login", login.reason, WRONG)
@@ -112,8 +121,10 @@ class Explanation:
             yield Row("system", str(system), WRONG)
             return IdentError(str(system), owner.uid)
         yield Row("system", self._path if system else f"no {self._path}, so nobody may do anything", FINE)
-        outcome = _outcome(owner, told, system, facts)
+        outcome = _outcome(owner, told, system, facts, self._options.form)
         decision = _decision(outcome)
+        for said in dict.fromkeys(facts.said):
+            yield Row("dns", said, FINE)
         if decision is not None:
             told.rule, told.statement = decision.rule if decision.has_rule else "", decision.statement_at
             yield from _reasons(decision)
@@ -124,15 +135,26 @@ class Explanation:
                 yield from self._as_the_owner(owner, told, decision)
         elif not isinstance(outcome, Answer):
             yield Row("why", outcome.detail or str(outcome), WRONG)
+            if system and isinstance(system.pseudonyms, Unknown) and os.geteuid() != 0:
+                yield Row("but", "an identd that can read the key sends the pseudonym", WARNING)
         elif opsys == "UNIX":
             yield Row("file", "not read: nobody may do anything", FINE)
             yield Row("fix", grant(None, self._path, owner.uid, name), WARNING)
+        if self._options.form and isinstance(outcome, Answer) and (decision is None or decision.sends_login):
+            yield Row("form", f"{self._options.form} makes {quoted(os.fsencode(outcome[1]))} of it", FINE)
         return outcome
+
+    def _others(self, owner: Owner, told: Told) -> user_file.Also:
+        """Return for which connection other files of the owner's are looked at."""
+        system = self._system
+        older = bool(system and not isinstance(system, ConfigError) and system.older)
+        return user_file.others_of(told.server, told.client if told.client[0] else owner.client, older)
 
     def _as_the_owner(self, owner: Owner, told: Told, decision: Decision) -> Iterator[Row]:
         """Yield what an identd would reply that reads all that the owner may read, where that is another file."""
         assert not isinstance(self._system, ConfigError)
-        outcome = _outcome(owner, told, self._system, Facts(owner.uid))
+        facts = Facts(owner.uid, functools.partial(user_file.fetch, also=self._others(owner, told)))
+        outcome = _outcome(owner, told, self._system, facts, self._options.form)
         own = _decision(outcome)
         if own is not None and own.path != decision.path:
             reply = reply_line(outcome, told.server, told.client, self._options)
@@ -180,10 +202,10 @@ def _other_readers(owner: Owner, decision: Decision) -> Iterator[Row]:
         yield Row("but", text, WRONG)
 
 
-def _outcome(owner: Owner, told: Told, system: System | None, facts: Facts) -> Outcome:
+def _outcome(owner: Owner, told: Told, system: System | None, facts: Facts, form: str) -> Outcome:
     """Return what a query about an owner comes to: an answer, or why there is none."""
     try:
-        found = answer(owner, told.server, told.client, system, facts, explains=True)
+        found = answer(owner, told.server, told.client, system, facts, form=form)
     except IdentError as error:
         return error
     if isinstance(found, Unknown):

@@ -10,7 +10,7 @@ from lookup.owner import Facts, Memory, answer
 from ..answer import LOOKUP_SECONDS
 from ..protocol import Failure
 from .shares import Shares
-from .workers import ANY_OWNER, ON_ITS_OWN, SUB_IDS, Workers
+from .workers import ANY_OWNER, HOLDERS, ON_ITS_OWN, SUB_IDS, Workers
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     Question = tuple[Owner, Address, Address, "System | Unknown | None", "Arrival | None"]
 
+
+#: Lines of the log that may wait for a process to be found.
+MAX_UNLOGGED = 1024
 
 #: How many queries may wait until somebody accepts the connection that they are about; and how many of one asker.
 MAX_WAITING, MAX_WAITING_OF_ONE = 512, 32
@@ -79,13 +82,15 @@ class Lookups:
 
     def __init__(
         self, loop: Loop, system: System | Unknown | None, limit: int,
-        complain: Callable[[str], object], readers: Readers, sub_ids: SubIds,
+        complain: Callable[[str], object], readers: Readers, sub_ids: SubIds, form: str = "",
     ) -> None:  # fmt: skip
         """:param system: what the system file allows, or why it can't be obeyed.
 
         :param limit: how many connections may be open. :param complain: called with what keeps others from working.
         :param readers: who reads users' files. :param sub_ids: says whose a uid is.
+        :param form: what is sent in place of the login name (`Options.form`).
         """
+        self._form = form
         self._loop = loop
         self.use(system)
         self._sub_ids = sub_ids
@@ -96,6 +101,8 @@ class Lookups:
         self._diag: SockDiag | None = None
         #: By asker: how many of their queries wait until somebody accepts the connection that they are about.
         self._waiting: dict[str, int] = {}
+        #: Lines of the log that wait until it is known which process they are about.
+        self._unlogged: dict[Pending, Callable[[str], object]] = {}
 
     def use(self, system: System | Unknown | None) -> None:
         """Have another system file count for every query from here on."""
@@ -172,12 +179,32 @@ class Lookups:
             return self._find_in_thread(server, client, arrival)
         facts = self._memory.recall(owner.uid)
         if facts is not None and not facts.needed_file:
-            found = answer(owner, server, client, self._system, facts)
+            found = answer(owner, server, client, self._system, facts, form=self._form)
             if not isinstance(found, Unknown):
                 return found
         pending = self._pending(owner.uid, client[0])
         self._workers.call(owner.uid, pending, self._answer, (owner, server, client, self._system, arrival))
         return pending
+
+    def log_the_rest(self) -> None:
+        """Have logged as it is what waits for a process to be found."""
+        unlogged, self._unlogged = self._unlogged, {}
+        for then in unlogged.values():
+            then("")
+
+    def find_holder(self, owner: Owner, then: Callable[[str], object]) -> None:
+        """Find out in a thread which process holds a socket, and call a function with that: ``""`` if it is late."""
+        if len(self._unlogged) >= MAX_UNLOGGED:
+            then("")
+            return
+        pending = self._pending(HOLDERS)
+        self._unlogged[pending] = then
+
+        def found(holder: str) -> None:
+            self._unlogged.pop(pending, id)(holder)
+
+        pending.addCallbacks(found, lambda failure: found(""))
+        self._workers.call(HOLDERS, pending, holders, owner)
 
     def in_thread(self, uid: int, function: Callable[..., Any], argument: Any) -> Pending:
         """Call what may block in a thread, and give up on it after LOOKUP_SECONDS. Arguments: see `Workers.call`."""
@@ -229,7 +256,7 @@ class Lookups:
         facts = known.again(file.read, forwards=not together)
         for file.at, question in enumerate(questions):
             try:
-                found = answer(*question[:4], facts, question[4])
+                found = answer(*question[:4], facts, question[4], self._form)
             except Exception as error:
                 yield error
                 continue
@@ -252,12 +279,21 @@ class Lookups:
             yield None
 
 
+def holders(owners: list[Owner]) -> Iterator[str]:
+    """Run in a thread: say which processes hold these sockets."""
+    from lookup.kernel import holder  # only where that is logged
+
+    yield from holder.describe(owners)
+
+
 class _File:
     """What an owner's file says about each connection that is asked about, read once and when it is needed."""
 
     def __init__(self, readers: Readers, workers: Workers, questions: list[Question]) -> None:
         self._readers, self._workers = readers, workers
         self._ends = [(server, client) for _, server, client, *_ in questions]
+        systems = [system for *_, system, _ in questions if system is not None and not isinstance(system, Unknown)]
+        self._older = any(system.older for system in systems)
         self._outcome: list[UserFile] | IdentError | None = None
         #: Which connection it is about.
         self.at = 0
@@ -267,7 +303,7 @@ class _File:
         if self._outcome is None:
             try:
                 with self._workers.elsewhere():
-                    self._outcome = self._readers.read(uid, home, self._ends)
+                    self._outcome = self._readers.read(uid, home, self._ends, self._older)
             except IdentError as error:
                 self._outcome = error
         if isinstance(self._outcome, IdentError):

@@ -106,16 +106,17 @@ class Readers:
         with self._changed, contextlib.suppress(OSError):  # EAGAIN, ENOMEM: it is tried again when there is a file
             self._start()
 
-    def read(self, uid: int, home: str, ends: list[Ends]) -> list[UserFile]:
-        """Return what an owner's file says about each of these connections. May block for READ_SECONDS, twice.
+    def read(self, uid: int, home: str, ends: list[Ends], older: bool = False) -> list[UserFile]:
+        """Return what an owner's files say about each of these connections. May block for READ_SECONDS, twice.
 
+        :param older: whether older servers' files count.
         :raises IdentError: what it says could not be found out.
         """
         owner = self._holder(uid)
         for attempt in (True, False):
             helper = self._employ(owner, uid)
             try:
-                answer = helper.ask((uid, home, ends), uid)
+                answer = helper.ask((uid, home, ends, older), uid)
             except TimeoutError:
                 self._give_up(owner, helper)
                 raise _slow(uid) from None
@@ -317,9 +318,9 @@ def _help(requests: socket.socket) -> NoReturn:
         os._exit(0)
 
 
-def _about(excerpts: Excerpts, uid: int, home: str, ends: list[Ends]) -> list[UserFile] | str:
+def _about(excerpts: Excerpts, uid: int, home: str, ends: list[Ends], older: bool) -> list[UserFile] | str:
     try:
-        return excerpts.about(uid, home, ends)
+        return excerpts.about(uid, home, ends, older)
     except IdentError as error:
         return error.detail
     except Exception as error:  # MemoryError, or a fault of ours

@@ -9,7 +9,7 @@ from lookup.config import system_file
 from lookup.deadline import within
 from lookup.errors import IdentError, Unknown
 
-from ..answer import LOOKUP_SECONDS, load_system_file
+from ..answer import LOOKUP_SECONDS, load_system_file, with_key
 from .workers import SYSTEM_FILE
 
 TYPE_CHECKING = False  # see deadlines.py
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lookup.config.blocks import System
+    from lookup.config.pseudonym import Pseudonyms
 
     from ..log import Log
     from ..options import Options
@@ -45,15 +46,17 @@ def signature(options: Options) -> Signature:
     return status.st_size, status.st_ino, status.st_ctime_ns
 
 
-def read(options: Options) -> System | Unknown | None:
+def read(options: Options, kept: Pseudonyms | None) -> System | Unknown | None:
     """Read the system file for the first time; None: there is none, or the options leave it nothing to decide.
 
     `Unknown`: it can't be read or is wrong. To name somebody against it would be worse than to name nobody.
+
+    :param kept: what the key makes that was read as root, for pseudonyms.
     """
     if options.reply_all is not None:
         return None
     try:
-        return within(LOOKUP_SECONDS, load_system_file, options, [])
+        return within(LOOKUP_SECONDS, load_system_file, options, [], kept)
     except TimeoutError:
         # A file system, or the name service that is asked about a user in the file. Who waits for us waits no longer.
         return Unknown(f"{options.system_file} could not be read within {LOOKUP_SECONDS:g} s")
@@ -68,14 +71,16 @@ class SystemFile:
 
     def __init__(
         self, options: Options, seen: Signature, system: System | Unknown | None, in_thread: Callable[..., Any],
-        put_in_force: Callable[[System | None], object], log: Log, notify: Notify,
+        put_in_force: Callable[[System | None], object], log: Log, notify: Notify, kept: Pseudonyms | None = None,
     ) -> None:  # fmt: skip
         """:param seen: the file's signature before it was read: a change meanwhile must be noticed.
 
         :param system: what was read then.
         :param in_thread: has a function called that may block, as `Lookups.in_thread` does.
         :param put_in_force: called with what the file allows, each time that it was read well.
+        :param kept: what the key makes that was read as root: it counts for as long as it can't be read again.
         """
+        self._kept = kept
         self._options, self._log, self._notify = options, log, notify
         self._in_thread, self._put_in_force = in_thread, put_in_force
         self._seen = seen
@@ -138,7 +143,8 @@ class SystemFile:
         """Run in a thread: read the file, or look up the users in what was read."""
         for system in systems:
             if system is None:
-                yield system_file.load(self._options.system_file, self._options.requires_system_file, [])
+                loaded = system_file.load(self._options.system_file, self._options.requires_system_file, [])
+                yield with_key(loaded, self._options, self._kept)
             else:
                 yield system_file.look_up_again(system)
 
@@ -169,7 +175,11 @@ class SystemFile:
             return
         for notice in system.missing if system is not None else ():
             self._log.write(self._log.ERROR, str(notice))
-        self._notify.trouble(_in_short(system))
+        keyless = ""
+        if system is not None and isinstance(system.pseudonyms, Unknown):
+            keyless = f"{system.pseudonyms.reason}; nobody with a pseudonym is named"
+            self._log.write(self._log.ERROR, keyless)
+        self._notify.trouble(keyless or _in_short(system))
 
     def _keep_the_old(self, failure: Any) -> None:
         self._complain(getattr(failure.value, "detail", failure.value))

@@ -6,7 +6,7 @@ import functools
 import os
 import time
 
-from ..answer import LINGER_SECONDS, AnsweringServer, log_failure
+from ..answer import LINGER_SECONDS, AnsweringServer, keep_key, log_failure
 from ..inherited import listener_name
 from ..log import SEND_AGAIN_SECONDS, Log, say
 from ..privileges import drop_privileges
@@ -47,7 +47,8 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     notify = Notify(not parent.is_superserver)
     # Before it is read, so that a change meanwhile is noticed.
     seen = reloading.signature(options)
-    system = reloading.read(options)
+    kept = keep_key(options)
+    system = reloading.read(options, kept)
     drop_privileges(options.user, options.group)
     # Not before: where Python, or its packages, are closed to the user that we became, this fails and is reported.
     from lookup.users.sub_ids import SubIds
@@ -68,8 +69,8 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     if system is not None:
         readers.start()  # while there is one thread
     limit = connection_limit(options.limit)
-    lookups = Lookups(loop, system, limit, complain, readers, sub_ids)
-    system_file = reloading.SystemFile(options, seen, system, lookups.in_thread, lookups.use, log, notify)
+    lookups = Lookups(loop, system, limit, complain, readers, sub_ids, options.form)
+    system_file = reloading.SystemFile(options, seen, system, lookups.in_thread, lookups.use, log, notify, kept)
     server = Server(listeners, options, log, idle, loop, lookups, system_file, complain, limit, notify, parent)
     try:
         server.run()
@@ -115,7 +116,9 @@ class Server:
         self._lookups, self._system_file, self._notify, self._parent = lookups, system_file, notify, parent
         self._deadlines = Deadlines(options.timeout)
         why_nobody = _why_nobody(lookups) if options.debug else None
-        new_protocol = functools.partial(AnsweringServer, options, log, lookups.look_up, why_nobody)
+        new_protocol = functools.partial(
+            AnsweringServer, options, log, lookups.look_up, why_nobody, lookups.find_holder
+        )
         self._connections = Connections(new_protocol, self._deadlines, loop, log)
         self._acceptor = Acceptor(listeners, limit, self._connections, self._deadlines, loop, complain, self.stop)
         #: Whatever begins between two looks at the deadlines has its own at least so many seconds later.
@@ -140,6 +143,7 @@ class Server:
         try:
             self._loop.run()
         finally:
+            self._lookups.log_the_rest()
             self._log.finish()
             self._acceptor.give_back()
             self._connections.abort()

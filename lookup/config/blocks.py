@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ..connection import Address
     from .names import Hosts, Network
+    from .pseudonym import Pseudonyms
     from .words import Notice, Words
 
     #: One end of a connection: the address as octets (none: it is not known), and the port.
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     #: Returns the addresses of a host name: those of 4 or of 16 octets, or (0) all of them.
     Resolve = Callable[["HostName", int], Union[tuple[bytes, ...], Unknown]]
+
+    #: What follows a statement's keyword: see `Statement`.
+    Arguments = Union[tuple[bytes, ...], tuple[Union[str, "HostName"], Union[int, Unknown]], tuple[str, ...]]
 
     #: The uids that login names have.
     Uids = dict[bytes, Union[int, Unknown, None]]
@@ -28,6 +32,38 @@ class HostName(bytes):
     """A name in place of an address. It stands for all its addresses, of both families, at the time of the query."""
 
     __slots__ = ()
+
+
+class Domain(bytes):
+    """The far ends whose address has a name below this one, with a dot before it: ``.example.org``."""
+
+    __slots__ = ()
+
+    @classmethod
+    def named(cls, text: bytes) -> Domain | None:
+        """Return the domain that is written ``.example.org`` or ``*.example.org``; None: it is something else.
+
+        :raises ValueError: it is no domain; the text says what was expected.
+        """
+        if not text.startswith((b".", b"*.")):
+            return None
+        name = text.removeprefix(b"*").rstrip(b".").lower()
+        if not name or b".." in name or not all(33 <= octet < 127 and octet not in b"*/" for octet in name):
+            raise ValueError("a domain expected after the dot")
+        return cls(name)
+
+    def about(self, address: bytes) -> Asked:
+        """Return the question whether an address has a name in this domain."""
+        asked = Asked(b"%s %s" % (address.hex().encode("ascii"), self))
+        asked.domain, asked.address = self, address
+        return asked
+
+
+class Asked(HostName):
+    """Stands for an address, if that has a name in a domain (`confirmed_names`), and for no address otherwise."""
+
+    domain: Domain
+    address: bytes
 
 
 def unresolved(name: HostName, octets: int) -> Unknown:
@@ -49,14 +85,14 @@ class Where:
     """The filters of a block: which connections it is about. None: any.
 
     ``to`` and ``from_``: the far end's network and ours, each ``(address as octets, how many bits count)``, or a
-    `HostName`; ``fport`` and ``lport``: the far end's ports and ours, each ``(first, last)``, or `Unknown`: the name of
-    a service could not be looked up.
+    `HostName`, or for ``to`` a `Domain`; ``fport`` and ``lport``: the far end's ports and ours, each ``(first,
+    last)``, or `Unknown`: the name of a service could not be looked up.
     """
 
     __slots__ = ("fport", "from_", "lport", "to")
 
     def __init__(self) -> None:
-        self.to: Network | HostName | None = None
+        self.to: Network | HostName | Domain | None = None
         self.from_: Network | HostName | None = None
         self.fport: tuple[int, int] | Unknown | None = None
         self.lport: tuple[int, int] | Unknown | None = None
@@ -96,6 +132,8 @@ class Where:
             return False
         # Last, as the resolver takes time.
         for packed, name in ((client[0], to), (server[0], from_)):
+            if isinstance(name, Domain):
+                name = name.about(packed)
             if isinstance(name, HostName):
                 addresses = resolve(name, len(packed)) if packed else ()
                 if isinstance(addresses, Unknown):
@@ -170,13 +208,14 @@ class Statement(_Placed):
     """What a block says: what is sent in place of the login name.
 
     ``kind``: the keyword; ``arguments``: the texts of a reply (octets), or the host (its address as text, or a
-    `HostName`) and the port of a forward (`Unknown`: the service's name could not be looked up).
+    `HostName`) and the port of a forward (`Unknown`: the service's name could not be looked up), or the words after
+    ``pseudonym`` in their order.
     """
 
     __slots__ = ("arguments", "kind")
 
     def __init__(
-        self, kind: str, arguments: tuple[bytes, ...] | tuple[str | HostName, int | Unknown], words: Words, at: int
+        self, kind: str, arguments: Arguments, words: Words, at: int
     ) -> None:
         super().__init__(words, at)
         self.kind = kind
@@ -196,15 +235,18 @@ class Range(_Placed):
     """One block of the system file.
 
     ``where``: its filters; ``capabilities``: what it allows, by name, inherited ones included; ``force``: the
-    statement that it forces on the user, or None. What forces a statement allows nothing.
+    statement that it forces on the user, or None. What forces a statement allows nothing. ``instead``: what is sent
+    wherever the login name would be (``default_hide``, ``default_reply``), or None.
     """
 
-    __slots__ = ("capabilities", "force", "where")
+    __slots__ = ("capabilities", "force", "instead", "where")
 
     def __init__(
-        self, where: Where, capabilities: frozenset[str], force: Statement | None, words: Words, at: int
-    ) -> None:
+        self, where: Where, capabilities: frozenset[str], force: Statement | None, words: Words, at: int,
+        instead: Statement | None = None,
+    ) -> None:  # fmt: skip
         self._words, self._line, self.at = words, 0, at
+        self.instead = instead
         self.where = where
         self.capabilities = capabilities
         self.force = force
@@ -245,9 +287,15 @@ class System:
 
     By whose they are now, see `assign`: ``users``: the ranges of each uid's block; ``doubtful``: those of blocks of
     whom it is not known, each with the reason; ``twice``: why a uid's block is not known, where it has two.
+
+    ``older``: whether older servers' files in homes are allowed to somebody; ``needs_key``: whether pseudonyms are
+    allowed or forced; ``pseudonyms``: what the key makes, or why there is none.
     """
 
-    __slots__ = ("default", "doubtful", "hosts", "missing", "notices", "path", "sections", "twice", "users")
+    __slots__ = (
+        "default", "doubtful", "hosts", "missing", "needs_key", "notices", "older", "path", "pseudonyms", "sections",
+        "twice", "users",
+    )  # fmt: skip
 
     def __init__(self, path: str, hosts: Hosts) -> None:
         self.path = path
@@ -259,11 +307,8 @@ class System:
         self.twice: dict[int, Unknown] = {}
         self.notices: list[Notice] = []
         self.missing: list[Notice] = []
-
-    @property
-    def matters(self) -> bool:
-        """Whether it can change a reply: it forces something, allows something, or has a block for a user."""
-        return bool(self.sections) or any(one.capabilities or one.force for one in self.default or ())
+        self.needs_key = self.older = False
+        self.pseudonyms: Pseudonyms | Unknown | None = None
 
     def assign(self, uids: Uids) -> list[tuple[Section, Section]]:
         """Give each block to the user who has its name now; return the pairs that are one user's.
@@ -293,5 +338,6 @@ class System:
         again = System(self.path, self.hosts)
         again.default, again.sections = self.default, self.sections
         again.notices, again.missing = self.notices, self.missing
+        again.needs_key, again.pseudonyms, again.older = self.needs_key, self.pseudonyms, self.older
         again.assign(uids)
         return again

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from ..errors import ConfigError, IdentError
 from .blocks import pack_end
 from .grammar import parse_user
-from .user_file import UserFile, fetch, parse
+from .user_file import Fetched, UserFile, fetch, look_at_others, others_of, parse
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -43,13 +43,14 @@ class Excerpts:
         self._parsed: OrderedDict[Key, tuple[float, list[UserBlock] | ConfigError]] = OrderedDict()
         self._octets = 0
 
-    def about(self, uid: int, home: str, ends: Sequence[Ends]) -> list[UserFile]:
-        """Return, for each connection, what the owner's file says about it. May block as their file system does.
+    def about(self, uid: int, home: str, ends: Sequence[Ends], older: bool = False) -> list[UserFile]:
+        """Return, for each connection, what the owner's files say about it. May block as their file system does.
 
-        :raises IdentError: what it says could not be found out.
+        :param older: whether older servers' files count (`others_of`).
+        :raises IdentError: what they say could not be found out.
         """
         found = parse(fetch(uid, home, parse=self._parse))
-        return [_excerpt(found, one, uid) for one in ends]
+        return [_with_others(_excerpt(found, one, uid), one, uid, home, older) for one in ends]
 
     def forget(self) -> None:
         """Drop all that is remembered."""
@@ -76,6 +77,16 @@ class Excerpts:
         if isinstance(found, ConfigError):
             raise found
         return found
+
+
+def _with_others(excerpt: UserFile, ends: Ends, uid: int, home: str, older: bool) -> UserFile:
+    """Add to an excerpt what other files have for that connection. :raises IdentError: that can't be found out."""
+    if home.startswith("/"):
+        fetched = Fetched(excerpt.path)
+        look_at_others(fetched, uid, home, others_of(*ends, older))
+        excerpt.others = parse(fetched).others
+        excerpt.notes = [*excerpt.notes, *fetched.notes]
+    return excerpt
 
 
 def _excerpt(found: UserFile, ends: Ends, uid: int) -> UserFile:

@@ -7,14 +7,16 @@ The language is oidentd's: the system file says what users may do, a user's file
     user-block    = "user" STRING "{" 1*range "}"            ; a login name, or a uid
     range         = ( "default" / 1*filter ) "{" 1*line "}"
     line          = ( "allow" / "deny" ) capability
-                  / "force" ( simple / "reply" 1*255STRING / "forward" STRING STRING )
+                  / "default_hide" / "default_reply" STRING
+                  / "force" ( simple / pseudonym / "reply" 1*255STRING / "forward" STRING STRING )
 
     user-file     = *( ( "global" / 1*filter ) "{" statement "}" )
-    statement     = "hide" / "random" / "random_numeric" / "numeric"
+    statement     = "hide" / "random" / "random_numeric" / "numeric" / pseudonym
                   / "reply" 1*STRING / "forward" STRING STRING  ; a host and a port
 
-    filter        = ( "to" / "from" / "fport" / "lport" ) STRING  ; each at most once
-    capability    = simple / "forward"
+    filter        = ( "to" / "from" / "fport" / "lport" ) STRING  ; each at most once; to takes ".domain" and "*.domain"
+    capability    = simple / "forward" / "pseudonym" / "noident" / "fakeid"
+    pseudonym     = "pseudonym" *( "per-asker" / "daily" / 1*DIGIT )    ; each at most once; a length from 7 to 32
     simple        = "hide" / "random" / "random_numeric" / "numeric" / "spoof" / "spoof_all" / "spoof_privport"
 
 STRING is a word or a quoted string, but not a keyword; keywords have no quotes, and any case.
@@ -27,8 +29,8 @@ from ..users import database
 from ..users.names import LAST_UID
 from .blocks import EVERYWHERE, Range, Section, System, UserBlock
 from .names import Hosts, Resolver
-from .parser import BLOCKS, CAPABILITIES, STATEMENTS, Parser
-from .words import shown
+from .parser import BLOCKS, CAPABILITIES, DEFAULTS, NEW, STATEMENTS, Parser
+from .words import BYTE_ORDER_MARK, Notice, shown
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 
     from .blocks import Statement, Uids, Where
     from .names import Names
-    from .words import Notice
 
     AskUids = Callable[[Iterable[bytes]], Uids]
 
@@ -44,6 +45,18 @@ if TYPE_CHECKING:
 MAX_FORCED_REPLIES = 255
 
 _SPOOF, _SPOOF_MORE = CAPABILITIES[b"spoof"], CAPABILITIES[b"spoof_all"] | CAPABILITIES[b"spoof_privport"]
+_PSEUDONYM = CAPABILITIES[b"pseudonym"]
+
+_NOIDENT, _FAKEID = CAPABILITIES[b"noident"], CAPABILITIES[b"fakeid"]
+
+#: Those that oidentd does not have.
+_ONLY_OURS = sum(CAPABILITIES[word] for word in NEW)
+
+#: What is no use without another capability, by its bit: the name of that one, and its bit.
+_USELESS = {
+    **{CAPABILITIES[word]: ("spoof", _SPOOF) for word in (b"spoof_all", b"spoof_privport", b"fakeid")},
+    CAPABILITIES[b"noident"]: ("hide", CAPABILITIES[b"hide"]),
+}
 
 # uid = [ 1*blank ] [ "+" / "-" ] 1*DIGIT     ; strtol(3)'s, as oidentd reads it
 UID = rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})"
@@ -106,6 +119,32 @@ def parse_user(
             notices += file.notices
 
 
+def only_ours(data: bytes, path: str, of_user: bool) -> list[Notice]:
+    """Return what in a file oidentd does not understand, up to an error: it refuses the whole file for each of these.
+
+    :param of_user: whether it is a user's file. :param data, path: see `parse_system`.
+    """
+    file = _UserFile(data, path) if of_user else _SystemFile(data, path)
+    try:
+        if isinstance(file, _UserFile):
+            file.parse()
+        else:
+            file.takes_each = True
+            # Whose blocks they are does not matter.
+            file.parse(lambda names: dict.fromkeys(names))
+    except ConfigError:
+        pass
+    found = [file.words.notice(at, f"only identd understands this: {what}") for at, what in sorted(file.ours)]
+    # In a comment it does no harm.
+    lines = (line.partition(b"#")[0].find(b"\r") + 1 for line in data.split(b"\n"))
+    place = next(((number, column) for number, column in enumerate(lines, 1) if column), None)
+    if place is not None:
+        found.insert(0, Notice(path, lambda: place, "only identd understands this: a CR at a line's end"))
+    if data.startswith(BYTE_ORDER_MARK):
+        found.insert(0, Notice(path, lambda: (1, 1), "only identd understands this: a byte order mark"))
+    return found
+
+
 class _UserFile(Parser):
     """A user's file."""
 
@@ -118,7 +157,7 @@ class _UserFile(Parser):
             kind = self.keyword()
             if kind not in STATEMENTS:
                 why = ": that is for the system file" if kind in (b"allow", b"deny", b"force") else ""
-                self.unexpected("hide, random, random_numeric, numeric, reply or forward", why)
+                self.unexpected("hide, random, random_numeric, numeric, pseudonym, reply or forward", why)
             self.at += 1
             blocks.append(UserBlock(where, self.statement(kind, self.at - 1), self.words, at))
             self.expect(b"}")
@@ -126,13 +165,17 @@ class _UserFile(Parser):
 
 
 class _SystemFile(Parser):
-    """A system file. ``inherited``: the capabilities that a block begins with, from here on."""
+    """A system file. ``inherited``: the capabilities that a block begins with, from here on, and ``instead``."""
 
     def __init__(self, data: bytes, path: str) -> None:
         super().__init__(data, path)
         self.system = System(path, Hosts())
         self.system.notices = self.notices
         self.inherited = 0
+        #: Whether each block is taken for itself, though another one says the same.
+        self.takes_each = False
+        #: What such a block has in place of the login name.
+        self.instead: Statement | None = None
         self.default_at = -1
         self.sets: dict[int, frozenset[str]] = {}
         self.known: dict[tuple[object, ...], tuple[Where, frozenset[str]]] = {}
@@ -197,15 +240,18 @@ class _SystemFile(Parser):
             end = self.tokens.index(b"}", begin) + 2
         except ValueError:
             return self.ranges(False)
-        text = self.inherited, *self.tokens[begin:end]
+        if self.takes_each:
+            return self.ranges(False)
+        text = self.inherited, self.instead, *self.tokens[begin:end]
         known = self.known.get(text)
         if known is not None:
             self.at = end
-            return [Range(known[0], known[1], None, self.words, begin + 1)]
+            return [Range(known[0], known[1], None, self.words, begin + 1, self.instead)]
         noticed = len(self.notices)
         ranges = self.ranges(False)
         one = ranges[0]
-        if self.at == end and one.force is None and b"force" not in text and len(self.notices) == noticed:
+        alike = one.force is None and b"force" not in text and one.instead is self.instead
+        if self.at == end and alike and len(self.notices) == noticed:
             self.known[text] = one.where, one.capabilities
         return ranges
 
@@ -228,21 +274,22 @@ class _SystemFile(Parser):
             at = self.at
             where = self.where(b"default", instead)
             self.expect(b"{")
-            bits, force = self.lines(of_default and where is EVERYWHERE)
+            bits, force, default = self.lines(of_default and where is EVERYWHERE)
             if of_default and where is EVERYWHERE:
-                self.inherited = bits
+                self.inherited, self.instead = bits, default
             if bits not in self.sets:
                 self.sets[bits] = frozenset(name.decode("ascii") for name, bit in CAPABILITIES.items() if bits & bit)
-            ranges.append(Range(where, self.sets[bits], force, self.words, at))
+            ranges.append(Range(where, self.sets[bits], force, self.words, at, default))
             instead = " or }"
         self.at += 1
         if len(ranges) > 1:
             self.overridden(ranges)
         return ranges
 
-    def lines(self, inherits: bool) -> tuple[int, Statement | None]:
-        """Take the lines of a range up to its end; return its capabilities and what it forces."""
-        bits, force, more = self.inherited, None, -1
+    def lines(self, inherits: bool) -> tuple[int, Statement | None, Statement | None]:
+        """Take the lines of a range up to its end; return its capabilities, what it forces, and its ``instead``."""
+        bits, force, instead = self.inherited, None, self.instead
+        useless: dict[tuple[str, int], int] = {}
         first = self.at
         while self.at == first or self.tokens[self.at] != b"}":
             at, word = self.at, self.keyword()
@@ -251,38 +298,54 @@ class _SystemFile(Parser):
                 if at != first:
                     self.notice(at, "this force makes the lines above it in its block void")
                 bits, force = self.force()
-                more = -1
+                useless.clear()
                 continue
-            if word not in (b"allow", b"deny"):
-                self.at = at
-                why = ": alone, that is for users' files (~/.oidentd.conf)" if word in STATEMENTS else ""
-                self.unexpected("allow, deny or force" + ("" if at == first else ", or },"), why)
-            bit = CAPABILITIES.get(self.keyword(), 0)
-            if not bit:
-                why = " (replies are allowed by spoof)" if self.keyword() == b"reply" else ""
-                self.unexpected(", ".join(name.decode("ascii") for name in CAPABILITIES), why)
-            self.at += 1
+            if word in DEFAULTS:
+                instead, bit = self.statement(word, at), 0
+            else:
+                bit = self.capability(word, at, "" if at == first else ", or },")
             if force is not None:
                 self.notice(at, "this line cancels the force above it, whose capability is granted instead")
                 force = None
             if word == b"allow":
                 bits |= bit
-                more = at if bit & _SPOOF_MORE else more
+                self.system.needs_key |= bool(bit & _PSEUDONYM)
+                self.system.older |= bit in (_NOIDENT, _FAKEID)
+                if bit in _USELESS:
+                    useless[_USELESS[bit]] = at
             else:
                 bits &= ~bit
         self.at += 1
-        if more >= 0 and not bits & _SPOOF and not inherits:
-            self.notice(more, "this has no effect without the capability spoof")
-        return (0 if force else bits), force
+        for (name, without), at in () if inherits else useless.items():
+            if not bits & without:
+                self.notice(at, f"this has no effect without the capability {name}")
+        return (0, force, None) if force else (bits, None, instead)
+
+    def capability(self, word: bytes, at: int, or_else: str) -> int:
+        """Take the capability of an ``allow`` or ``deny``. :param or_else: what else might have stood here."""
+        if word not in (b"allow", b"deny"):
+            self.at = at
+            default = "default_hide or default_reply" if word.startswith(b"default") else ""
+            why = ": alone, that is for users' files (~/.oidentd.conf)" if word in STATEMENTS else ""
+            self.unexpected((default or "allow, deny or force") + or_else, why)
+        bit = CAPABILITIES.get(self.keyword(), 0)
+        if not bit:
+            why = " (replies are allowed by spoof)" if self.keyword() == b"reply" else ""
+            self.unexpected(", ".join(name.decode("ascii") for name in CAPABILITIES), why)
+        if CAPABILITIES[self.keyword()] & _ONLY_OURS:
+            self.ours.append((at, self.keyword().decode("ascii")))
+        self.at += 1
+        return bit
 
     def force(self) -> tuple[int, Statement]:
         kind = self.keyword()
-        if kind != b"reply" and kind not in CAPABILITIES:
-            self.unexpected("reply, forward, hide, random, random_numeric, numeric or spoof")
+        if kind != b"reply" and (kind not in CAPABILITIES or CAPABILITIES[kind] in (_NOIDENT, _FAKEID)):
+            self.unexpected("reply, forward, hide, random, random_numeric, numeric, pseudonym or spoof")
         at, bit = self.at - 1, CAPABILITIES.get(kind, 0)
         self.at += 1
         if bit & (_SPOOF | _SPOOF_MORE):
             self.notice(at, "the login name is forced by this, whatever the user's file says")
+        self.system.needs_key |= bool(bit & _PSEUDONYM)
         return bit, self.statement(kind, at, MAX_FORCED_REPLIES)
 
 

@@ -9,7 +9,7 @@ import time
 from ..connection import pack, unpack
 from ..deadline import within
 from ..errors import Unknown
-from .blocks import HostName, quoted
+from .blocks import Asked, HostName, quoted
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -211,7 +211,9 @@ class Hosts:
         self._answered: dict[tuple[bytes, int], tuple[float, tuple[bytes, ...]]] = {}
 
     def addresses(self, name: HostName, octets: int, ask: Resolve) -> tuple[bytes, ...] | Unknown:
-        """Return the addresses that still hold, or ask."""
+        """Return the addresses that still hold, or ask. What is asked of an address is remembered elsewhere."""
+        if isinstance(name, Asked):
+            return ask(name, octets)
         key, now = (name, octets), time.monotonic()
         asked, found = self._asked.get(key, (0.0, None))
         if found is None or now >= asked + (UNANSWERED_SECONDS if isinstance(found, Unknown) else HOST_SECONDS):

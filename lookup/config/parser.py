@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..connection import can_be_sent
 from ..errors import Unknown
-from .blocks import EVERYWHERE, HostName, Statement, Where
+from .blocks import EVERYWHERE, Domain, HostName, Statement, Where
 from .names import Names
 from .words import Words, shown
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn, TypeVar
 
-    from .blocks import Range, Resolve, UserBlock
+    from .blocks import Arguments, Range, Resolve, UserBlock
+    from .names import Network
     from .words import Notice
 
     Meaning = TypeVar("Meaning")
@@ -24,15 +26,36 @@ MAX_REPLIES = 20
 CAPABILITIES = {
     name: 1 << bit
     for bit, name in enumerate(
-        (b"spoof", b"spoof_all", b"spoof_privport", b"hide", b"random", b"random_numeric", b"numeric", b"forward")
+        (
+            b"spoof", b"spoof_all", b"spoof_privport", b"hide", b"random", b"random_numeric", b"numeric", b"forward",
+            b"pseudonym", b"noident", b"fakeid",
+        )
     )
 }
 
 _FILTERS = frozenset((b"to", b"from", b"fport", b"lport"))
-STATEMENTS = frozenset((b"hide", b"random", b"random_numeric", b"numeric", b"reply", b"forward"))
+STATEMENTS = frozenset((b"hide", b"random", b"random_numeric", b"numeric", b"reply", b"forward", b"pseudonym"))
+
+#: Keywords that oidentd does not have. They are keywords only where a statement or a capability may stand.
+NEW = frozenset((b"pseudonym", b"noident", b"fakeid"))
+
+#: What may stand in place of the login name where the user wishes nothing; oidentd does not have them either.
+DEFAULTS = frozenset((b"default_hide", b"default_reply"))
+
 #: What a user's file begins its blocks with.
 BLOCKS = _FILTERS | {b"global"}
-KEYWORDS = _FILTERS | STATEMENTS | CAPABILITIES.keys() | {b"default", b"user", b"global", b"allow", b"deny", b"force"}
+KEYWORDS = (
+    _FILTERS | STATEMENTS | CAPABILITIES.keys() | {b"default", b"user", b"global", b"allow", b"deny", b"force"}
+) - NEW
+
+#: What may follow ``pseudonym``, and how many letters it may have; the last: before IRC servers cut it.
+_FORMS = frozenset((b"per-asker", b"daily"))
+SHORTEST, LONGEST, USUAL = 7, 32, 9
+
+#: Digits of a length: int() takes time that grows with the square of their number.
+_DIGITS = 3
+
+LONG = "IRC servers cut names at 9 or 10 letters: what they show is not the whole name"
 
 #: What is not a string, in lower case.
 NO_STRINGS = KEYWORDS | {b"{", b"}", b""}
@@ -48,6 +71,8 @@ class Parser:
         self.names = names or Names()
         #: The host names, and where the first of each is.
         self.hosts: dict[HostName, int] = {}
+        #: What oidentd does not understand: where it is, and what it is.
+        self.ours: list[tuple[int, str]] = []
         self.at = 0
 
     def keyword(self) -> bytes:
@@ -114,12 +139,21 @@ class Parser:
             name = self.keyword()
         return where
 
+    def far_network(self, text: bytes) -> Network | HostName | Domain:
+        """Return what ``to`` names. :raises ValueError: it names nothing; the text says what was expected."""
+        return Domain.named(text) or self.names.network(text)
+
     def filter(self, where: Where, name: bytes) -> None:
         if name in (b"to", b"from"):
             at = self.at
-            found = self.meaning(self.names.network, "an address, a network or a host name")
+            meaning = self.far_network if name == b"to" else self.names.network
+            found = self.meaning(meaning, "an address, a network or a host name")
             if isinstance(found, HostName):
                 self.hosts.setdefault(found, at)
+            elif isinstance(found, Domain):
+                self.ours.append((at, "a network by name"))
+            elif b"/" in self.tokens[at] or (b":" in self.tokens[at] and len(found[0]) == 4):
+                self.ours.append((at, "a network" if b"/" in self.tokens[at] else "an IPv4 address in this form"))
             setattr(where, "to" if name == b"to" else "from_", found)
             return
         at = self.at
@@ -134,7 +168,9 @@ class Parser:
         :param at: the index of its first word.
         :param refuse: the most replies that it may have; 0: any number, of which the first `MAX_REPLIES` count.
         """
-        arguments: tuple[bytes, ...] | tuple[str | HostName, int | Unknown] = ()
+        if kind in NEW or kind in DEFAULTS:
+            self.ours.append((at, kind.decode("ascii")))
+        arguments: Arguments = ()
         if kind == b"reply":
             arguments = self.replies(refuse)
         elif kind == b"forward":
@@ -143,7 +179,36 @@ class Parser:
             if isinstance(server, HostName):
                 self.hosts.setdefault(server, place)
             arguments = server, self.meaning(self.names.port, "a port")
+        elif kind == b"default_reply":
+            arguments = (self.default_reply(),)
+        elif kind == b"pseudonym":
+            arguments = self.form()
         return Statement(kind.decode("ascii"), arguments, self.words, at)
+
+    def default_reply(self) -> bytes:
+        at = self.at
+        text = self.string("a reply")
+        if not can_be_sent(text):
+            self.words.fail(at, "a reply expected that is not empty, and holds no NUL, CR or LF")
+        if len(text) > USUAL:
+            self.notice(at, LONG)
+        return text
+
+    def form(self) -> tuple[str, ...]:
+        """Take what may follow ``pseudonym``, each once, and return it in one order."""
+        found: dict[str, str] = {}
+        while (word := self.keyword()) in _FORMS or word.isdigit():
+            kind = "length" if word.isdigit() else word.decode("ascii")
+            length = int(word) if word.isdigit() and len(word) <= _DIGITS else 0
+            if kind in found:
+                self.words.fail(self.at, f"each word once expected, not a second {kind}")
+            if kind == "length" and not SHORTEST <= length <= LONGEST:
+                self.unexpected(f"a length from {SHORTEST} to {LONGEST}")
+            if length > USUAL:
+                self.notice(self.at, LONG)
+            found[kind] = str(length) if length else kind
+            self.at += 1
+        return tuple(found[kind] for kind in ("per-asker", "daily", "length") if kind in found)
 
     def replies(self, refuse: int) -> tuple[bytes, ...]:
         replies = [self.string("a reply")]

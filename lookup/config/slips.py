@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import partial
 
-from .parser import KEYWORDS, MAX_REPLIES, NO_STRINGS
+from .parser import DEFAULTS, KEYWORDS, MAX_REPLIES, NO_STRINGS
 from .words import ESCAPE, Notice, shown
 
 TYPE_CHECKING = False  # see connection.py
@@ -102,6 +102,8 @@ def _reply(words: Words, index: int, count: int) -> Iterator[Notice]:
         why = "".join(f" ({_meaning(escape)})" for escape in _odd_escapes(token))
         reason = f"a reply that is empty, or holds a NUL, CR or LF, is never sent: the login name is{why}"
         yield words.notice(index, reason)
+    elif token.lower() in DEFAULTS:
+        yield words.notice(index, f"{shown(token)} is {one_more}: put that statement before the replies")
     elif token.startswith(b'"'):
         yield from _string(words, index)
         if re.fullmatch(_PLACEHOLDER, text):

@@ -11,21 +11,35 @@ import os
 import stat
 import time
 
-from ..errors import ConfigError, IdentError
+from ..connection import pack, unpack
+from ..errors import ConfigError, IdentError, Unknown
+from .blocks import EVERYWHERE, Statement, UserBlock
 from .grammar import parse_user
+from .words import Words
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import NoReturn
 
-    from .blocks import UserBlock
+    from ..connection import Address
     from .words import Notice
 
     #: Returns the blocks of a file, and whether that is all that can be known of them.
     Parse = Callable[[bytes, str], list[UserBlock]]
 
+    #: A connection, and whether older servers' files count: port-on-server, port-on-client, the far end's address.
+    Also = tuple[int, int, str, bool]
+
 #: Below the home directory; the second counts only where the first can't be used.
 FILES = (".config/oidentd.conf", ".oidentd.conf")
+
+#: Where programs register the reply for a connection of their own, below the home directory.
+REGISTERED_IN = ".config/identd"
+
+#: What other files are for: a connection that a program has registered; those of older servers, that the user is
+#: hidden, and a reply. What comes after the word for one that could not be read.
+REGISTERED, NOIDENT, FAKEID, UNREAD = "registered", "noident", "fakeid", "?"
 
 #: Octets. A bouncer with a thousand connections writes 60 KiB; what is larger is not such a file.
 MAX_SIZE = 64 * 1024
@@ -50,25 +64,32 @@ class Fetched:
 
     ``path``: of the file that counts (``""``: there is none); ``content``: its octets; ``notes``: why files were passed
     over, as pairs of (worth a line in the log, text): that a file is not there is not worth one.
+
+    ``others``: what other files have, by what they are for (`REGISTERED`, `NOIDENT`, `FAKEID`), as pairs of path and
+    reply; or with `UNREAD` after that, as path and the reason why it could not be read.
     """
 
-    __slots__ = ("blocks", "content", "notes", "path")
+    __slots__ = ("blocks", "content", "notes", "others", "path")
 
     def __init__(self, path: str = "", content: bytes | None = None) -> None:
         self.path = path
         self.content = content
         self.notes: list[tuple[bool, str]] = []
+        self.others: dict[str, tuple[str, bytes]] = {}
         #: What the content says, where that is known already. It is not dumped: it spares this process a second parse.
         self.blocks: list[UserBlock] | None = None
 
     def dump(self) -> bytes:
         """Return the data as octets, for a pipe.
 
-        dump  = path content *note      ; each a field: its length in four octets, and that many octets
-        note  = ( "!" / "-" ) text      ; whether it is worth a line in the log
+        dump  = path content *( note / other )      ; each a field: its length in four octets, and that many octets
+        note  = ( "!" / "-" ) text                  ; whether it is worth a line in the log
+        other = "+" what path reply                 ; three fields
         """
         notes = (("!" if logged else "-") + text for logged, text in self.notes)
-        fields = [_encode(self.path), self.content or b"", *map(_encode, notes)]
+        others = (field for what, (path, reply) in self.others.items()
+                  for field in (b"+" + what.encode("ascii"), _encode(path), reply))
+        fields = [_encode(self.path), self.content or b"", *map(_encode, notes), *others]
         return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
 
     @classmethod
@@ -86,7 +107,14 @@ class Fetched:
             raise ValueError("not a whole dump of a user's file")
         path = _decode(fields[0])
         fetched = cls(path, fields[1] if path else None)
-        fetched.notes = [(note[:1] == b"!", _decode(note[1:])) for note in fields[2:]]
+        rest = fields[2:]
+        while rest:
+            field = rest.pop(0)
+            if field[:1] == b"+":
+                other, reply, *rest = rest
+                fetched.others[field[1:].decode("ascii")] = _decode(other), reply
+            else:
+                fetched.notes.append((field[:1] == b"!", _decode(field[1:])))
         return fetched
 
 
@@ -103,33 +131,44 @@ class UserFile:
     """What a user's file says.
 
     ``blocks`` to choose from; ``path``: the file (``""``: none counts); ``error``: what is wrong with it, so that none
-    of it counts; ``notes``: as `Fetched` has them, ``error`` among them.
+    of it counts; ``notes``: as `Fetched` has them, ``error`` among them; ``others``: what other files come to, as
+    `Fetched` has them, `Unknown` for what could not be read.
     """
 
-    __slots__ = ("blocks", "error", "notes", "path")
+    __slots__ = ("blocks", "error", "notes", "others", "path")
 
     def __init__(self, path: str = "", blocks: list[UserBlock] | None = None) -> None:
         self.path = path
         self.blocks = blocks or []
         self.error: ConfigError | None = None
         self.notes: list[tuple[bool, str]] = []
+        self.others: dict[str, UserBlock | Unknown] = {}
+
+    @property
+    def counts(self) -> str:
+        """The file that counts first, whatever it holds; ``""``: there is none."""
+        others = (other.path for other in self.others.values() if isinstance(other, UserBlock))
+        return next(others, self.path)
 
     def report(self) -> list[tuple[bool, str]]:
         """Return what became of the user's files: the notes, and what was read in the end."""
         last = f"read {self.path}" if self.path else "the owner has no file that counts"
         if self.error is not None:
             last = f"nothing in {self.path} counts until that is corrected"
-        return [*self.notes, (False, last)]
+        others = [(False, f"read {other.path}") for other in self.others.values() if isinstance(other, UserBlock)]
+        return [*self.notes, (False, last), *others]
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """The file can't be used; the next one may be.
 
     ``args``: whether that is worth a line in the log; why; and whether it looks as if there were none for us.
     """
 
 
-def fetch(uid: int, home: str, kept: Callable[[str], str] | None = None, parse: Parse = parse_user) -> Fetched:
+def fetch(
+    uid: int, home: str, kept: Callable[[str], str] | None = None, parse: Parse = parse_user, also: Also | None = None
+) -> Fetched:
     """Read the file of a user that counts, with the privileges that the process has. No host name is resolved.
 
     That there is no file, or that it is closed to us, is an answer: its owner wishes nothing. Everything else may hide
@@ -141,6 +180,7 @@ def fetch(uid: int, home: str, kept: Callable[[str], str] | None = None, parse: 
     :param home: their home directory; ``""`` or a relative one: they have none.
     :param kept: returns what keeps another reader from a file (``""``: nothing does), to find what that reader would.
     :param parse: `grammar.parse_user`, or what remembers its results.
+    :param also: for which connection other files are looked at, too; None: for none.
     :raises IdentError: what the file says could not be found out.
     """
     fetched = Fetched()
@@ -148,10 +188,10 @@ def fetch(uid: int, home: str, kept: Callable[[str], str] | None = None, parse: 
         path = os.path.join(home, name)
         try:
             if kept is not None and (why := kept(path)):
-                raise _Unusable(False, why, False)
+                raise Unusable(False, why, False)
             _read_whole(path, uid, fetched, parse)
-        except _Unusable as reason:
-            if reason.args[2] and _is_hidden(path, home, uid):
+        except Unusable as reason:
+            if reason.args[2] and is_hidden(path, home, uid):
                 raise IdentError(f"{path}: {_HIDDEN}", uid) from None
             fetched.notes.append((reason.args[0], f"{path}: {reason.args[1]}"))
             continue
@@ -160,7 +200,42 @@ def fetch(uid: int, home: str, kept: Callable[[str], str] | None = None, parse: 
             raise IdentError(f"{path}: {error.strerror}", uid) from None
         fetched.path = path
         break
+    if also is not None and home.startswith("/"):
+        look_at_others(fetched, uid, home, also, kept)
     return fetched
+
+
+def look_at_others(
+    fetched: Fetched, uid: int, home: str, also: Also, kept: Callable[[str], str] | None = None
+) -> None:
+    """Add what other files have for a connection. Arguments and what it raises are `fetch`'s."""
+    folder = os.path.join(home, REGISTERED_IN)
+    try:
+        os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        # ENOENT, ENOTDIR: nobody registers. EACCES: it is closed to us, as their file would be.
+        pass
+    except OSError as error:
+        # EIO, ESTALE, ENOMEM and the like: something may be registered.
+        raise IdentError(f"{folder}: {error.strerror}", uid) from None
+    else:
+        from . import registered  # few owners register
+
+        registered.add(fetched, uid, home, folder, also, kept)
+    if also[3] and not fetched.path:
+        from . import older_files  # few system files allow them
+
+        older_files.add(fetched, uid, home, kept)
+
+
+def others_of(server: Address, client: Address, older: bool) -> Also:
+    """Return for which connection other files are looked at, given our end and the far end as ``(host, port)``.
+
+    :param older: whether the system file allows those of older servers (`System.older`).
+    :raises ValueError: the far end's host is not an address.
+    """
+    far = client[0].partition("%")[0]
+    return server[1], client[1], unpack(pack(far)[0]) if far else "", older
 
 
 def parse(fetched: Fetched, notices: list[Notice] | None = None) -> UserFile:
@@ -178,17 +253,29 @@ def parse(fetched: Fetched, notices: list[Notice] | None = None) -> UserFile:
         except ConfigError as error:
             found.error = error
             found.notes.append((True, str(error)))
+    if fetched.others:
+        found.others = {what: _block(what, *other) for what, other in fetched.others.items()}
     return found
 
 
+def _block(what: str, path: str, reply: bytes) -> UserBlock | Unknown:
+    """Return what a file comes to that holds nothing but a reply, or nothing at all."""
+    if what.endswith(UNREAD):
+        return Unknown(_decode(reply))
+    words = Words(b"", path)
+    statement = Statement("hide", (), words, 0) if what == NOIDENT else Statement("reply", (reply,), words, 0)
+    return UserBlock(EVERYWHERE, statement, words, 0)
+
+
 def read(
-    uid: int, home: str, kept: Callable[[str], str] | None = None, notices: list[Notice] | None = None
-) -> UserFile:
+    uid: int, home: str, kept: Callable[[str], str] | None = None, notices: list[Notice] | None = None,
+    also: Also | None = None,
+) -> UserFile:  # fmt: skip
     """Fetch and parse in one, with what they raise."""
-    return parse(fetch(uid, home, kept), notices)
+    return parse(fetch(uid, home, kept, also=also), notices)
 
 
-def _is_hidden(path: str, home: str, uid: int) -> bool:
+def is_hidden(path: str, home: str, uid: int) -> bool:
     """Return whether a sandbox keeps a file from us. :raises IdentError: that can't be found out."""
     from .sandbox import hides  # only where there is no file
 
@@ -204,10 +291,10 @@ def _read_whole(path: str, uid: int, fetched: Fetched, parse: Parse) -> None:
 
     If none does in time, the content that counts is the first one that does not parse: it is an error.
 
-    :raises _Unusable: it must not be read. :raises OSError: whether it may be read could not be found out.
+    :raises Unusable: it must not be read. :raises OSError: whether it may be read could not be found out.
     """
     errors: dict[bytes, bool] = {}
-    for content in _contents(path, uid):
+    for content in contents(path, uid):
         if content in errors:
             continue
         try:
@@ -222,17 +309,17 @@ def _read_whole(path: str, uid: int, fetched: Fetched, parse: Parse) -> None:
     fetched.content = next((content for content, error in errors.items() if error), b"")
 
 
-def _contents(path: str, uid: int) -> Iterator[bytes]:
+def contents(path: str, uid: int) -> Iterator[bytes]:
     """Yield what may be the whole of a file: at once what was left alone for `QUIET`.
 
     While nobody takes that, look again until `PATIENCE` is over, and then yield all that was seen.
 
-    :raises _Unusable, OSError: as `_read`.
+    :raises Unusable, OSError: as `read_once`.
     """
     deadline = time.monotonic() + PATIENCE
     seen: dict[bytes, float] = {}
     while True:
-        content, age = _read(path, uid)
+        content, age = read_once(path, uid)
         # A time in the future is not that of a change.
         settled = abs(age) > SETTLED
         if settled or age >= QUIET:
@@ -265,26 +352,39 @@ def _best_first(seen: dict[bytes, float]) -> list[bytes]:
     return sorted(seen, key=worth, reverse=True)
 
 
-def _read(path: str, uid: int) -> tuple[bytes, float]:
+def look(path: str, uid: int) -> None:
+    """Make sure that a file may be read. :raises Unusable, OSError: as `read_once`."""
+    try:
+        check(os.stat(path), uid, path)
+    except OSError as error:
+        _translate(error)
+
+
+def _translate(error: OSError) -> NoReturn:
+    """Raise what it means that a file can't be opened, or looked at."""
+    # ENOENT, ENOTDIR: they have none. EACCES: it, or their home, is closed to us: their choice.
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+        raise Unusable(False, error.strerror, True) from None
+    # ENXIO, ENODEV: it was changed for a socket or a device after we had looked.
+    if error.errno in (errno.ENXIO, errno.ENODEV):
+        raise Unusable(True, _NOT_REGULAR, False) from None
+    raise error
+
+
+def read_once(path: str, uid: int) -> tuple[bytes, float]:
     """Return a file's content, and for how many seconds it has been that.
 
-    :raises _Unusable: it must not be read. :raises OSError: the file system, or this host, fails.
+    :raises Unusable: it must not be read. :raises OSError: the file system, or this host, fails.
     """
+    # Before it is opened too: to open a FIFO, a tape or a watchdog has effects.
+    look(path, uid)
     try:
-        # Before it is opened too: to open a FIFO, a tape or a watchdog has effects.
-        _check(os.stat(path), uid, path)
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
-        # ENOENT, ENOTDIR: they have none. EACCES: it, or their home, is closed to us: their choice.
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
-            raise _Unusable(False, error.strerror, True) from None
-        # ENXIO, ENODEV: it was changed for a socket or a device after we had looked.
-        if error.errno in (errno.ENXIO, errno.ENODEV):
-            raise _Unusable(True, _NOT_REGULAR, False) from None
-        raise
+        _translate(error)
     try:
         # A link may point elsewhere by now; what was opened no longer changes.
-        _check(os.fstat(fd), uid, path)
+        check(os.fstat(fd), uid, path)
         content = b""
         # A file may be shorter than it was, or grow without end.
         while len(content) <= MAX_SIZE and (more := os.read(fd, MAX_SIZE + 1 - len(content))):
@@ -294,17 +394,17 @@ def _read(path: str, uid: int) -> tuple[bytes, float]:
     finally:
         os.close(fd)
     if len(content) > MAX_SIZE:
-        raise _Unusable(True, f"larger than {MAX_SIZE} octets", False)
+        raise Unusable(True, f"larger than {MAX_SIZE} octets", False)
     return content, age
 
 
-def _check(status: os.stat_result, uid: int, path: str) -> None:
-    """Raise `_Unusable` where a file is not regular, or not the owner's."""
+def check(status: os.stat_result, uid: int, path: str) -> None:
+    """Raise `Unusable` where a file is not regular, or not the owner's."""
     if not stat.S_ISREG(status.st_mode):
-        raise _Unusable(True, _NOT_REGULAR, False)
+        raise Unusable(True, _NOT_REGULAR, False)
     if status.st_uid != uid:
         from .sandbox import is_a_cover  # few files are another's
 
         if is_a_cover(path, status):
             raise OSError(errno.EPERM, _HIDDEN)
-        raise _Unusable(True, f"belongs to uid {status.st_uid}, not to the owner of the connection ({uid})", False)
+        raise Unusable(True, f"belongs to uid {status.st_uid}, not to the owner of the connection ({uid})", False)

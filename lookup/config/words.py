@@ -22,7 +22,7 @@ _PIECE = 8192
 _FEW = 16
 
 #: What some editors put before UTF-8 text.
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 # file    = *( blank / comment / token )
 # blank   = %x20 / %x09 / %x0A / %x0D
@@ -111,7 +111,7 @@ class Words:
         self._asked = 0
         self._line_ends: list[int] | None = None
         self.notices: list[Notice] = []
-        begin = len(_BYTE_ORDER_MARK) if data.startswith(_BYTE_ORDER_MARK) else 0
+        begin = len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0
         while begin < len(data):
             begin = self._take(begin)
         self.tokens.append(b"")

@@ -59,6 +59,14 @@ def home(uid: int) -> str:
     return entry(uid)[1]
 
 
+def gid(uid: int) -> int:
+    """Return a user's group. May block as `login` does. :raises IdentError: there is no entry, or nobody can tell."""
+    found = _ask(pwd.getpwuid, uid, uid)
+    if found is None:
+        raise IdentError(f"uid {uid} has no passwd entry, so that no group is known", uid)
+    return found.pw_gid
+
+
 def uid_of(name: bytes) -> int | Unknown | None:
     """Return the uid that a login name has; None: nobody has it; `Unknown`: that can't be found out.
 

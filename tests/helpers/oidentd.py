@@ -349,9 +349,9 @@ def _granting(system: bytes) -> Any:
             self.granted, statement = super().force()
             return self.granted, statement
 
-        def lines(self, inherits: bool) -> tuple[int, Any]:
-            bits, force = super().lines(inherits)
-            return (self.granted if force else bits), force
+        def lines(self, inherits: bool) -> tuple[int, Any, Any]:
+            bits, force, instead = super().lines(inherits)
+            return (self.granted if force else bits), force, instead
 
     return Granting(system, SYSTEM).parse(database.uids)
 

@@ -220,7 +220,7 @@ def readings(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[Reading]:
     """Read the owner's file again and again, in several threads, as a warm process does."""
     found: list[Reading] = []
     looks = threading.local()
-    real = user_file._read
+    real = user_file.read_once
 
     def look(path: str, uid: int) -> tuple[bytes, float]:
         began = time.monotonic()
@@ -235,7 +235,7 @@ def readings(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[Reading]:
             blocks = user_file.read(os.geteuid(), str(home)).blocks
             found.append(Reading(told(blocks), looks.all))
 
-    monkeypatch.setattr(user_file, "_read", look)
+    monkeypatch.setattr(user_file, "read_once", look)
     end = time.monotonic() + SECONDS
     threads = [threading.Thread(target=read) for _ in range(READERS)]
     for thread in threads:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers.machine import AS_NOBODY, NOBODY, only_if_others_can_read_it
-from helpers.pairs import PATIENCE
+from helpers.pairs import PATIENCE, Pair
 from helpers.residents import Resident, access_list, set_access_list, system_file
-from helpers.single_shot import COMMAND
+from helpers.single_shot import COMMAND, by_hand
 
 from identserver import options
 from identserver.admin import files
@@ -262,3 +262,34 @@ def test_an_unknown_user(config: Path) -> None:
     """Somebody who is not there is a bad option: one line, status 2."""
     _, stderr, status = checked("-C", str(config), "--user", "identd-none")
     assert (stderr, status) == ("identd: no such user: identd-none\n", 2)
+
+
+def test_a_default_is_explained_and_logged(config: Path, pair: Pair) -> None:
+    """What stands in place of the login name is one step of --explain, with its line; the log has the rule."""
+    config.write_text('default { default {\ndefault_reply "guest"\nallow spoof } }')
+    query = pair.query.decode().strip()
+    explained = by_hand(b"", "--explain", query, "-C", str(config)).stdout.decode()
+    assert 'why      in place of the login name counts default_reply "guest" (line 2)\n' in explained
+    assert explained.strip().endswith(":USERID:UNIX:guest")
+    said = by_hand(pair.query + b"\n", "-C", str(config), "-S")
+    assert said.stdout.endswith(b":USERID:UNIX:guest\r\n")
+    assert f"rule {config}:1" in said.stderr
+
+
+def test_what_only_identd_understands(carol: Resident, config: Path) -> None:
+    """--oidentd lists it for both files, and is no error; where there is none, it says so."""
+
+    def listed(*options: str) -> list[str]:
+        lines, stderr, status = checked("-C", str(config), "--oidentd", "--user", carol.name, *options)
+        assert (stderr, status) == ("", 0)
+        return [line[9:] for line in lines if line.startswith("oidentd  ")]
+
+    carol.write("to 10.0.0.0/8 { hide }")
+    assert listed() == [
+        f"understands all of {config}", f"{carol.file}:1:4: only identd understands this: a network",
+    ]  # fmt: skip
+    config.write_text("default { default { allow hide } to .example.org { allow hide } }")
+    carol.write("global { hide }")
+    assert listed() == [
+        f"{config}:1:37: only identd understands this: a network by name", f"understands all of {carol.file}",
+    ]  # fmt: skip

@@ -378,10 +378,8 @@ FORMS = pytest.mark.parametrize("form", ["single", "warm"])
         ("default { default { allow spoof } }", '\nglobal { reply "x" }', "USERID:UNIX:x", "SYSTEM:1, FILE:2"),
         ("default { default { allow random } }", "global { random }", "USERID:UNIX:[^:]{11}", "SYSTEM:1, FILE:1"),
         ("default { default { allow hide } }", "global { hide }", "ERROR:HIDDEN-USER", "SYSTEM:1, FILE:1"),
-        ("default { default { deny hide } to 192.0.2.9 { allow hide } }", "global { hide }", "USERID:UNIX:NAME",
-         "SYSTEM:1, FILE:1"),
-        # Nothing is allowed to anybody, so the owner's file is not looked at.
-        ("default { default { deny hide } }", "global { hide }", "USERID:UNIX:NAME", "SYSTEM:1"),
+        ("default { default { deny hide } }", "global { hide }", "USERID:UNIX:NAME", "SYSTEM:1, FILE:1"),
+        ("default { default { deny hide } }", "", "USERID:UNIX:NAME", "SYSTEM:1"),
         ("", "", "USERID:UNIX:NAME", "no rule"),
     ],
 )  # fmt: skip
@@ -411,7 +409,7 @@ def test_a_users_file_that_cannot_be_used(
 ) -> None:
     """One line says whose file it is, which and why, with its place where it is read, however quiet the log is."""
     path = carol.write("global {\n hidde }" if what == "broken" else "global { hide }")
-    reason = ":2:2: hide, random, random_numeric, numeric, reply or forward expected, not hidde"
+    reason = ":2:2: hide, random, random_numeric, numeric, pseudonym, reply or forward expected, not hidde"
     if what == "another's":
         os.chown(path, 0, 0)
         reason = f": belongs to uid 0, not to the owner of the connection ({carol.uid})"

@@ -1,0 +1,51 @@
+"""What is sent for an owner, and why?"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from ..errors import Unknown
+
+#: Where no block of the system file matches.
+NO_RULE = "no rule"
+
+
+class Decision:
+    """What is sent for an owner, and why.
+
+    ``user``: the user id in octets, None where the owner is hidden (HIDDEN-USER), and ``system``: what kind it is
+    (``"OTHER"``: a uid that has no name); ``login``: their login name, or ``""``;
+    ``rule`` and ``statement_at``: the blocks that decided, as ``path:line`` (``"no rule"``; ``""``: the owner's file
+    was not asked for, or says nothing about the connection); ``path``: the owner's file that counts; ``files``: what
+    became of their files, as pairs of (worth a line in the log, text); ``steps``: the reasons in order, for a person,
+    of which the first ``rule_steps`` are about the system file;
+    ``lacking``: the capabilities that the owner's statement needs and has not; ``impersonated``: the other user's
+    name, in quotes, that the owner asked for and may not have; ``sends_login``: whether ``user`` is the login name (the
+    number of who has none) because nothing else is sent; `Unknown`: it is, or somebody asked for just that name;
+    ``forwarded``: why the server that was to be asked named nobody.
+
+    ``unknown``: what the decision depends on and is not known; then nothing else of it counts.
+    """
+
+    __slots__ = (
+        "files", "forwarded", "impersonated", "lacking", "login", "path", "rule", "rule_steps", "sends_login",
+        "statement_at", "steps", "system", "unknown", "user",
+    )  # fmt: skip
+
+    def __init__(self, login: str) -> None:
+        self.login = login
+        self.user: bytes | None = None
+        self.system = "UNIX"
+        self.sends_login: bool | Unknown = False
+        self.rule = NO_RULE
+        self.statement_at = self.path = self.impersonated = self.forwarded = ""
+        self.files: list[tuple[bool, str]] = []
+        self.steps: list[str] = []
+        self.rule_steps = 0
+        self.lacking: list[str] = []
+        self.unknown: Unknown | None = None
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether a block of the system file is about the connection."""
+        return self.rule != NO_RULE

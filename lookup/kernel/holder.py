@@ -1,0 +1,196 @@
+"""Which process holds a socket, and in which unit or container does it run?
+
+That is for the log and for --explain, never for a reply. It is what the running user may see: psutil shows processes of
+that user's own, and to root all; the kernel tells everybody the socket's control group, whose folders have a number.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import struct
+import time
+
+from ..connection import pack
+
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ..connection import Owner
+
+#: Seconds, in all, to look through processes, and through control groups: hosts have hundreds of thousands of them.
+SEARCH_SECONDS = 1.0
+
+# A struct nlmsghdr (linux/netlink.h) and a struct inet_diag_req_v2 (linux/inet_diag.h); ports are in network order.
+_REQUEST, _PORTS, _IDS = struct.Struct("=IHHIIBBBBI"), struct.Struct(">HH"), struct.Struct("=16s16sI8s")
+_ATTRIBUTE = struct.Struct("=HH")
+
+#: Numbers in these headers, and the octets of a header and a struct inet_diag_msg, after which attributes come.
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, _ATTRIBUTES = 4, 20, 1, 88
+
+#: Where in an answer the socket's inode is, and the number of the attribute that holds its control group's.
+_INODE, _INET_DIAG_CGROUP_ID = 84, 21
+
+#: Which mounts there are (proc_pid_mountinfo(5)).
+_MOUNTS = "/proc/self/mountinfo"
+
+# container = runtime "-" id ".scope" / runtime "/" id / "lxc.payload." name / "machine-" name ".scope"
+_CONTAINER = re.compile(
+    r"(?:^|/)(?:(docker|libpod|crio|cri-containerd)-([0-9a-f]{12})[0-9a-f]*\.scope"
+    r"|(docker|kubepods[^/]*(?:/[^/]+)*)/(?:[^/]*/)?([0-9a-f]{12})[0-9a-f]{52}"
+    r"|(lxc)(?:\.payload\.|/)([^/]+)"
+    r"|(machine)-([^/]+)\.scope)(?:/|$)"
+)
+
+
+def describe(owners: Sequence[Owner]) -> list[str]:
+    """Return for each socket what holds it, as text; ``""``: we may not see it, or it has gone.
+
+    text = "process" pid command [ "in" place ] / "a process in" place ; place: a unit or a container
+
+    May block for `SEARCH_SECONDS`, as it looks through /proc.
+    """
+    deadline = time.monotonic() + SEARCH_SECONDS
+    holders = _holders({owner.inode for owner in owners if owner.inode}, deadline)
+    return [_described(owner, holders.get(owner.inode, []), deadline) for owner in owners]
+
+
+def _described(owner: Owner, pids: list[int], deadline: float) -> str:
+    for pid in sorted(pids):
+        name = _name(pid)
+        if name:
+            more = f" and {len(pids) - 1} more" if len(pids) > 1 else ""
+            where = place(_group_of_process(pid))
+            return f"process {pid} {name!a}{more}" + (f" in {where}" if where else "")
+    where = place(_path(_group_of_socket(owner), deadline)) if owner.inode else ""
+    return f"a process in {where}" if where else ""
+
+
+def place(group: str) -> str:
+    """Return the container or the unit that a control group's path names; ``""``: none."""
+    found = _CONTAINER.search(group)
+    if found:
+        runtime, name = (part for part in found.groups() if part)
+        return f"container {ascii(name)[1:-1]} ({runtime.partition('/')[0]})"
+    units = [part for part in group.split("/") if part.endswith((".service", ".scope"))]
+    return f"unit {ascii(units[-1])[1:-1]}" if units else ""
+
+
+def _holders(inodes: set[int], deadline: float) -> dict[int, list[int]]:
+    """Return the processes that hold each socket, as far as we may see them."""
+    found: dict[int, list[int]] = {}
+    try:
+        import psutil  # 17 ms, and only where somebody wants to know
+
+        pids = psutil.pids()
+    except (ImportError, OSError):
+        # ENOENT: there is no /proc.
+        return found
+    for pid in pids if inodes else ():
+        if time.monotonic() > deadline:
+            break
+        for inode in inodes.intersection(_sockets_of(pid)):
+            found.setdefault(inode, []).append(pid)
+    return found
+
+
+def _sockets_of(pid: int) -> Iterator[int]:
+    """Yield the inodes of a process' sockets."""
+    try:
+        fds = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        # EACCES: it is another user's. ENOENT, ESRCH: it has ended.
+        return
+    for fd in fds:
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+        except OSError:
+            # ENOENT: it was closed.
+            continue
+        if target.startswith("socket:["):
+            yield int(target[8:-1])
+
+
+def _name(pid: int) -> str:
+    import psutil
+
+    try:
+        name: str = psutil.Process(pid).name()
+    except (psutil.Error, OSError):
+        # It has ended.
+        return ""
+    return name
+
+
+def _group_of_process(pid: int) -> str:
+    """Return the path of a process' control group (cgroups(7)): the unified hierarchy's, or systemd's own."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as lines:
+            # line = number ":" [ controllers ] ":" path
+            groups = dict(line.rstrip("\n").split(":", 2)[1:] for line in lines)
+    except (OSError, ValueError):
+        # ENOENT, ESRCH: it has ended. EACCES: a sandbox.
+        return ""
+    unified: str = groups.get("", "/")
+    return unified if unified != "/" else groups.get("name=systemd", "/")
+
+
+def _group_of_socket(owner: Owner) -> int:
+    """Return the number of the control group that a socket was made in; 0: the kernel does not tell (before 5.8)."""
+    local, remote = (pack(end[0].partition("%")[0])[0] for end in (owner.server, owner.client))
+    family = socket.AF_INET if len(local) == 4 else socket.AF_INET6
+    head = _REQUEST.pack(72, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0, family, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF)
+    ports = _PORTS.pack(owner.server[1], owner.client[1])
+    ids = _IDS.pack(local.ljust(16, b"\0"), remote.ljust(16, b"\0"), owner.device, b"\xff" * 8)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
+            diag.setblocking(False)
+            diag.send(head + ports + ids)
+            answer = diag.recv(1 << 16)
+    except (AttributeError, OSError):
+        # No netlink here, or none allowed; EAGAIN: no answer.
+        return 0
+    if len(answer) < _ATTRIBUTES or struct.unpack_from("=I", answer, _INODE)[0] != owner.inode:
+        return 0
+    at = _ATTRIBUTES
+    while at + _ATTRIBUTE.size <= len(answer):
+        length, kind = _ATTRIBUTE.unpack_from(answer, at)
+        if kind == _INET_DIAG_CGROUP_ID and length == _ATTRIBUTE.size + 8:
+            return int(struct.unpack_from("=Q", answer, at + _ATTRIBUTE.size)[0])
+        at += max((length + 3) & ~3, _ATTRIBUTE.size)
+    return 0
+
+
+def _path(group: int, deadline: float) -> str:
+    """Return the path of a control group, whose number is the inode of its folder; ``""``: it is not seen."""
+    root = _unified()
+    for folder, folders, _ in os.walk(root) if group and root else ():
+        if time.monotonic() > deadline:
+            break
+        for name in folders:
+            path = os.path.join(folder, name)
+            try:
+                if os.lstat(path).st_ino == group:
+                    return path[len(root) :]
+            except OSError as error:
+                # ENOENT, ENODEV: it has gone. EACCES: it is closed to us.
+                if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EACCES):
+                    return ""
+    return ""
+
+
+def _unified() -> str:
+    """Return where the unified hierarchy of control groups is mounted; ``""``: it is not."""
+    try:
+        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                fields = line.split()
+                if fields[fields.index("-") + 1] == "cgroup2":
+                    return fields[4]
+    except OSError:
+        # ENOENT, EACCES: there is no /proc for us.
+        pass
+    return ""
