@@ -126,6 +126,7 @@ class Log:
             except BlockingIOError:  # the queue is full
                 pass
             except OSError:  # see send_again
+                self._say_instead(datagram)
                 return
         if len(self._unsent) < MAX_UNSENT:
             self._unsent.append(datagram)

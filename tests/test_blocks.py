@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookup.config.blocks import EVERYWHERE, Where, quoted
-from lookup.config.grammar import parse_system, parse_user
+from lookup.config.grammar import parse_user
 
 AnyAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 

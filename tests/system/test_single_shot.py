@@ -432,9 +432,10 @@ def test_a_lookup_that_fails(pair: Pair, tmp_path: Path) -> None:
     "options", [("-OO",), ("-X", "importtime"), ("-W", "error"), ("-X", "dev", "-W", "error"), ("-v",), ("-I", "-S")]
 )
 def test_however_python_is_started(pair: Pair, options: tuple[str, ...]) -> None:
-    """What stands in for modules while the codec is imported is as good without docstrings, and while Python reports."""
+    """What stands in for modules while the codec is imported is as good without docstrings, while Python reports."""
     paths = "".join(f"sys.path.append({path!r});" for path in sys.path if path.endswith("-packages"))
-    code = f"import sys; sys.argv[0] = 'identd'; {paths} sys.path.insert(0, {str(ROOT)!r}); import identd; identd.main()"
+    code = f"import sys; sys.argv[0] = 'identd'; {paths} sys.path.insert(0, {str(ROOT)!r})"
+    code += "; import identd; identd.main()"
     with handler(command=[sys.executable, *options, "-c", code], stderr=subprocess.DEVNULL) as served:
         assert served.ask(pair.query + b"\r\n") == named(pair)
         assert served.status() == 0
