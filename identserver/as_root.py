@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from lookup.config.blocks import System
-    from lookup.connection import Address
-    from lookup.kernel.arrival import Arrival
+    from lookup.connection import Address, Arrival
     from lookup.owner import Answer
 
     from .options import Options

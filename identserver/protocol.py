@@ -62,6 +62,31 @@ def parse_ports(line: bytes) -> tuple[int, int] | None:
     return ports if all(ports) else None
 
 
+class Endpoint:
+    """One end of a connection, as `IdentServer` reads it: ``host`` (text) and ``port``."""
+
+    def __init__(self, host: str = "", port: int = 0) -> None:
+        self.host = host
+        self.port = port
+
+
+class Ends:
+    """What every transport knows: the two ends of its connection. See `IdentServer.makeConnection`."""
+
+    __slots__ = ("_host", "_peer")
+
+    def __init__(self, host: Endpoint, peer: Endpoint) -> None:
+        """:param host: this host's end. :param peer: the asker's."""
+        self._host = host
+        self._peer = peer
+
+    def getHost(self) -> Endpoint:
+        return self._host
+
+    def getPeer(self) -> Endpoint:
+        return self._peer
+
+
 class Failure:
     """What `IdentServer._ebLookup` is told: the exception as ``value``, as Twisted's Failure has it."""
 

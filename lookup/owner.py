@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from .config.decision import Decision
     from .config.names import Resolver
     from .config.user_file import Fetched, UserFile
-    from .connection import Address, Owner
-    from .kernel.arrival import Arrival
+    from .connection import Address, Arrival, Owner
 
     Fetch = Callable[[int, str], Fetched]
     Read = Callable[[int, str], UserFile]

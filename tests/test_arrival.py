@@ -8,7 +8,7 @@ import pytest
 from helpers.hosts import Town, family_of, inside
 from helpers.pairs import connect
 
-from lookup.kernel.arrival import LOOPBACK, Arrival, cookie_of
+from lookup.connection import LOOPBACK, Arrival, cookie_of
 
 pytest_plugins = ["helpers.people"]
 

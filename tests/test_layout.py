@@ -29,12 +29,12 @@ MOST_OF_THE_SCRIPT, MOST_OF_A_TEST = 80, 500
 LAYERS = (
     ("identd",),
     ("identserver.start",),
-    ("identserver.single", "identserver.by_hand", "identserver.warm", "identserver.admin"),
+    ("identserver.by_hand", "identserver.warm", "identserver.admin"),
     ("identserver.as_root",),
     ("identserver.answer",),
     ("identserver.reader",),
     ("identserver.protocol",),
-    ("identserver.privileges", "identserver.inherited"),
+    ("identserver.privileges",),
     ("identserver.log",),
     ("identserver.closed",),
     ("identserver.journal",),
@@ -45,7 +45,7 @@ LAYERS = (
     ("lookup.owner",),
     ("lookup.config",),
     ("lookup.kernel", "lookup.users"),
-    ("lookup.deadline", "lookup.user_namespace"),
+    ("lookup.errors", "lookup.user_namespace"),
     ("lookup.connection",),
     ("lookup.errors",),
 )
@@ -207,7 +207,7 @@ def test_imports_run_downwards(path: Path) -> None:
 def test_the_package_lookup_imports_errors_alone() -> None:
     """Every lower module runs it first, so that it imports the rest when it is called."""
     at_once = {one.module for one in ours(ROOT / "lookup" / "__init__.py") if not one.inside}
-    only_types = {"lookup.connection", "lookup.kernel.arrival", "lookup.owner"}
+    only_types = {"lookup.connection", "lookup.owner"}
     assert at_once - only_types == {"lookup.errors"}
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import lookup; print(*sys.modules)"
     loaded = set(_output(code).split())

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from lookup.config.blocks import System
     from lookup.config.user_file import UserFile
-    from lookup.connection import Address, Owner
-    from lookup.kernel.arrival import Arrival
+    from lookup.connection import Address, Arrival, Owner
     from lookup.users.sub_ids import SubIds
 
     from .loop import Loop

@@ -12,8 +12,7 @@ import time
 from collections import Counter
 
 from ..connection import pack, unpack
-from ..deadline import within
-from ..errors import Unknown
+from ..errors import Unknown, within
 from .blocks import quoted
 
 TYPE_CHECKING = False  # see connection.py

@@ -7,8 +7,7 @@ import os
 import time
 
 from ..connection import pack, unpack
-from ..deadline import within
-from ..errors import Unknown
+from ..errors import Unknown, within
 from .blocks import Asked, HostName, quoted
 
 TYPE_CHECKING = False  # see connection.py
