@@ -15,9 +15,9 @@ import time
 
 from lookup.errors import IdentError
 
+from . import Options, UsageError
 from .answer import LINGER_SECONDS, AnsweringServer, Lookups, endpoint, keep_key, load_system_file
 from .log import Log, say, status_of
-from .options import Options, UsageError, left_over, read
 from .protocol import Ends
 
 TYPE_CHECKING = False  # see options.py
@@ -45,9 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = Log(Options(), shielded)
     try:
         argv = sys.argv[1:] if argv is None else argv
-        options = read(argv)
-        log = Log(options, shielded)
-        return _run(options, log, left_over(argv))
+        options, operands = Options(), []
+        if argv:
+            from .options import left_over, read  # as long as three modules take, and inetd's lines have few options
+
+            options, operands = read(argv), left_over(argv)
+            log = Log(options, shielded)
+        return _run(options, log, operands)
     except (UsageError, IdentError, OSError, ImportError) as error:
         # EBADF: standard input is closed. EADDRINUSE, EACCES: a port. EPERM: privileges. ENOSPC: a pipe's end.
         # ImportError: Python, or its packages, are closed to the user that we became.
