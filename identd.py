@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from identserver import __version__
     from identserver.protocol import IdentServer
-    from lookup.errors import HiddenUser, IdentError, InvalidPort, NoUser
+    from lookup.connection import HiddenUser, IdentError, InvalidPort, NoUser
 
 __all__ = ["HiddenUser", "IdentError", "IdentServer", "InvalidPort", "NoUser", "__version__", "main"]
 
@@ -83,10 +83,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'identd' has no attribute {name!r}")
     import identserver
     from identserver import protocol
-    from lookup import errors
+    from lookup import connection
 
     rooms = {"__version__": identserver, "IdentServer": protocol}
-    return getattr(rooms.get(name, errors), name)
+    return getattr(rooms.get(name, connection), name)
 
 
 if __name__ == "__main__":

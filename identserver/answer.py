@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 
-from lookup.connection import plain_host
-from lookup.errors import IdentError, NoUser, Unknown
+from lookup.connection import IdentError, NoUser, Unknown, plain_host
 
 from .log import Log, NoLog, octets
 from .protocol import Endpoint, Ends, Failure, IdentServer
@@ -304,7 +303,7 @@ def _fetch(uid: int, home: str, also: Also) -> Fetched:
 
 def in_time(function: Callable[..., Result], *arguments: object) -> Result:
     """Call what a lookup consists of. :raises IdentError: it takes longer than `LOOKUP_SECONDS`."""
-    from lookup.errors import within
+    from lookup.connection import within
 
     try:
         return within(LOOKUP_SECONDS, function, *arguments)
@@ -328,7 +327,7 @@ def load_system_file(
             # EACCES, EIO and the like: it may be there. What reads it says what is wrong.
             pass
     from lookup.config import system_file
-    from lookup.errors import ConfigError
+    from lookup.connection import ConfigError
 
     try:
         system = system_file.load(options.system_file, options.requires_system_file, notices)

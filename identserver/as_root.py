@@ -12,7 +12,7 @@ import socket
 
 import lookup
 from lookup.config import user_file
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 from lookup.kernel import codec
 from lookup.user_namespace import sees_every_uid
 

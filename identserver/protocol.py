@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from lookup.connection import MAX_USER_ID, can_be_sent, is_token, plain_host, port_number
-from lookup.errors import IdentError, InvalidPort
+from lookup.connection import MAX_USER_ID, IdentError, InvalidPort, can_be_sent, is_token, plain_host, port_number
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 from . import Options, UsageError
 from .answer import LINGER_SECONDS, AnsweringServer, Lookups, endpoint, keep_key, load_system_file

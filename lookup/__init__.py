@@ -10,7 +10,7 @@ its place; `owner` puts them together. Nothing here prints, logs or reads argv.
 
 from __future__ import annotations
 
-from .errors import ConfigError, HiddenUser, IdentError, InvalidPort, NotAccepted, NoUser, Unknown
+from .connection import ConfigError, HiddenUser, IdentError, InvalidPort, NotAccepted, NoUser, Unknown
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:

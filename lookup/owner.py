@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from .connection import can_be_sent
-from .errors import HiddenUser, IdentError, NoUser, Unknown
+from .connection import HiddenUser, IdentError, NoUser, Unknown, can_be_sent
 from .users import names
 
 TYPE_CHECKING = False  # see connection.py

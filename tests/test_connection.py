@@ -7,12 +7,24 @@ import socket
 
 import pytest
 from helpers.hosts import Town, family_of, inside
+from helpers.machine import skip
 from helpers.pairs import connect
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookup.connection import LOOPBACK, TCP_STATES, Arrival, Owner, cookie_of, pack, the_only, unpack
-from lookup.errors import IdentError, NoUser
+from lookup import connection
+from lookup.connection import (
+    LOOPBACK,
+    TCP_STATES,
+    Arrival,
+    IdentError,
+    NoUser,
+    Owner,
+    cookie_of,
+    pack,
+    the_only,
+    unpack,
+)
 
 pytest_plugins = ["helpers.people"]
 
@@ -156,3 +168,47 @@ def test_a_socket_that_was_closed() -> None:
         pair.server.close()
         arrival = Arrival(pair.server)
         assert (arrival.bound, arrival.device(), arrival.cookie) == (0, 0, b"")
+
+
+# The refusals, and the names that Twisted has for them.
+
+SENT = {
+    "IdentError": "UNKNOWN-ERROR",
+    "NoUser": "NO-USER",
+    "InvalidPort": "INVALID-PORT",
+    "HiddenUser": "HIDDEN-USER",
+}
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_what_is_sent(name: str) -> None:
+    """`str` of a refusal is the error-type of RFC 1413 section 6, whatever its detail."""
+    error = getattr(connection, name)("the detail", 1000)
+    assert str(error) == error.identDescription == SENT[name]
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_what_is_logged(name: str) -> None:
+    """The detail and the uid are there for the log, and may be left out."""
+    kind = getattr(connection, name)
+    error = kind("the detail", 1000)
+    assert (error.detail, error.uid, error.args) == ("the detail", 1000, ("the detail",))
+    assert (kind().detail, kind().uid) == ("", None)
+    assert "the detail" not in str(error)
+
+
+@pytest.mark.parametrize("name", [name for name in SENT if name != "IdentError"])
+def test_every_refusal_is_an_ident_error(name: str) -> None:
+    """Whoever handles `IdentError` handles all of them, and none of them is another."""
+    kind = getattr(connection, name)
+    assert kind.__bases__ == (connection.IdentError,)
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_twisted_has_the_same_names(name: str) -> None:
+    """Each name and identDescription is that of `twisted.protocols.ident`."""
+    try:
+        from twisted.protocols import ident
+    except ImportError:
+        skip("needs twisted")
+    assert getattr(ident, name).identDescription == SENT[name]

@@ -47,7 +47,6 @@ LAYERS = (
     ("lookup.kernel", "lookup.users"),
     ("lookup.user_namespace",),
     ("lookup.connection",),
-    ("lookup.errors",),
 )
 
 #: Imports that go up, each inside a function that few starts reach: options.read() parses by argparse for a person.
@@ -203,14 +202,14 @@ def test_imports_run_downwards(path: Path) -> None:
         assert allowed, f"{path.relative_to(ROOT)}:{one.line} imports {one.module}"
 
 
-def test_the_package_lookup_imports_errors_alone() -> None:
+def test_the_package_lookup_imports_one_room() -> None:
     """Every lower module runs it first, so that it imports the rest when it is called."""
     at_once = {one.module for one in ours(ROOT / "lookup" / "__init__.py") if not one.inside}
-    only_types = {"lookup.connection", "lookup.owner"}
-    assert at_once - only_types == {"lookup.errors"}
+    only_types = {"lookup.owner"}
+    assert at_once - only_types == {"lookup.connection"}
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import lookup; print(*sys.modules)"
     loaded = set(_output(code).split())
-    assert {name for name in loaded if name.partition(".")[0] == "lookup"} == {"lookup", "lookup.errors"}
+    assert {name for name in loaded if name.partition(".")[0] == "lookup"} == {"lookup", "lookup.connection"}
 
 
 @pytest.mark.parametrize("path", PROGRAM, ids=name_of)

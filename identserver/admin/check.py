@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 from .. import __version__
 from . import fresh, installation, obstacles, port, strays

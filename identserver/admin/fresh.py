@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 from lookup.users import names
 
 from ..answer import LOOKUP_SECONDS

@@ -12,8 +12,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-from lookup.connection import TCP_STATES, unpack
-from lookup.errors import IdentError
+from lookup.connection import TCP_STATES, IdentError, unpack
 from lookup.kernel import sock_diag
 
 TYPE_CHECKING = False  # see options.py

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 from lookup.config import sandbox
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 from ..answer import LOOKUP_SECONDS
 from . import fresh, installation

@@ -19,7 +19,7 @@ import sys
 import tempfile
 
 from lookup.config.user_file import FILES
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 from ..options import Options, UsageError, read
 from . import asking

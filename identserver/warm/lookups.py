@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import lookup
-from lookup.errors import IdentError, NotAccepted, NoUser, Unknown
+from lookup.connection import IdentError, NotAccepted, NoUser, Unknown
 from lookup.kernel.sock_diag import SockDiag, SockDiagUnavailable
 from lookup.owner import Facts, Memory, answer
 

@@ -11,8 +11,7 @@ import threading
 import time
 from collections import Counter
 
-from ..connection import pack, unpack
-from ..errors import Unknown, within
+from ..connection import Unknown, pack, unpack, within
 from .blocks import quoted
 
 TYPE_CHECKING = False  # see connection.py

@@ -6,8 +6,7 @@ import _socket as socket  # see lookup/connection.py
 import os
 import time
 
-from ..connection import pack, unpack
-from ..errors import Unknown, within
+from ..connection import Unknown, pack, unpack, within
 from .blocks import Asked, HostName, quoted
 
 TYPE_CHECKING = False  # see connection.py

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from ..connection import LOOPBACK, pack, the_only
-from ..errors import IdentError, NotAccepted, NoUser
+from ..connection import LOOPBACK, IdentError, NotAccepted, NoUser, pack, the_only
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 
-from ..errors import IdentError, within
+from ..connection import IdentError, within
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:

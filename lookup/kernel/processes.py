@@ -10,8 +10,7 @@ import os
 import stat
 import sys
 
-from ..connection import Owner, cookie_of, pack, the_only
-from ..errors import IdentError, NotAccepted, NoUser
+from ..connection import IdentError, NotAccepted, NoUser, Owner, cookie_of, pack, the_only
 from ..user_namespace import check_owner, sees_every_uid
 
 TYPE_CHECKING = False  # see connection.py

@@ -13,8 +13,7 @@ import struct
 import time
 from _socket import inet_ntop
 
-from ..connection import MAPPED, TCP_STATES, Owner, cookie_of, pack
-from ..errors import IdentError, NoUser
+from ..connection import MAPPED, TCP_STATES, IdentError, NoUser, Owner, cookie_of, pack
 from . import codec
 
 TYPE_CHECKING = False  # see connection.py
