@@ -5,7 +5,7 @@ The server is all that stands around `lookup`: arguments, descriptors, signals, 
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # see identd.py
+TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
