@@ -109,3 +109,20 @@ def serve_connection(connection: socket.socket, options: Options, log: Log, look
     transport.close()
     protocol.say_why_nobody()
     log.finish()
+
+
+def serve_for_root() -> None:
+    """Serve the connection on standard input without giving root up: `--check`'s own, which holds its other end.
+
+    Where root tries identd in a clone under a closed home, nobody else could read it. The arguments are the process'.
+    """
+    # Here, because no query needs them.
+    import sys
+
+    from .answer import Lookups, load_system_file
+    from .inherited import inherited
+    from .options import read
+
+    options = read(sys.argv[1:])
+    found = Lookups(lambda: load_system_file(options))
+    serve_connection(inherited()[0], options, Log(options), found.look_up)
