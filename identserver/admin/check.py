@@ -58,7 +58,7 @@ def _check_host(options: Options) -> dict[str, Any]:
     if not obstacles.check_hindrances():
         obstacles.check_peculiarities()
     installation.tell(installed)
-    found |= port.check_port(options, options.port)
+    found |= port.check_port(options, options.port, installed)
     strays.check_strays(options)
     # Last, because with --user it may give up root for good.
     if not check_files(options) and not any(one.severity == WRONG for one in rows()):
