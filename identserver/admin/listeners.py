@@ -135,8 +135,10 @@ def _program(pid: int) -> str:
         program = comm.read().strip()
     if program.startswith("python"):
         with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as words:
-            script = next((word for word in words.read().split("\0")[1:] if not word.startswith("-")), "")
-        return os.path.basename(script) or program
+            arguments = words.read().split("\0")[1:]
+        # With -c there is none, but code.
+        script = next((word for word in arguments if word == "-c" or not word.startswith("-")), "-c")
+        return program if script == "-c" else os.path.basename(script) or program
     return program
 
 

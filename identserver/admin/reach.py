@@ -113,7 +113,8 @@ def _started_by(name: str, text: str) -> tuple[str, str, tuple[str, ...]]:
     """Return the user, the command and the mistakes of the service that a socket unit starts."""
     stem = name.rpartition(".")[0]
     service = _last("Service", text) or (f"{stem}@.service" if _last("Accept", text) in _YES else f"{stem}.service")
-    path, settings = _unit(service)
+    # An instance has its template's file.
+    path, settings = _unit(re.sub(r"@.*\.", "@.", service))
     if not path:
         return "", "", (f"starts {service}, which is not installed",)
     commands: list[str] = []

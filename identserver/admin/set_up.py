@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import pwd
+import re
 import shlex
 
 from ..options import UsageError, read
@@ -84,7 +85,8 @@ def _may_become(user: str) -> bool:
 
 
 def _is_missing(path: str) -> bool:
-    return os.path.isabs(path) and not os.path.lexists(path)
+    # systemd's specifiers and variables are its own matter.
+    return os.path.isabs(path) and not re.search("[%$]", path) and not os.path.exists(path)
 
 
 def _is_ours(script: str) -> bool:

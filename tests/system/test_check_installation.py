@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from helpers.hosts import login
 from helpers.installed import PYTHON, copy_sources, free_port, readable_folder
-from helpers.machine import AS_NOBODY, only_if_others_can_read_it, program, run, skip
+from helpers.machine import AS_NOBODY, ROOT, only_if_others_can_read_it, program, run, skip
 from helpers.pairs import PATIENCE
 
 if TYPE_CHECKING:
@@ -171,6 +171,23 @@ def etc(*lines: str) -> Iterator[tuple[str, ...]]:
             yield (program("unshare"), "--mount", "sh", "-c", "\n".join([*script, 'exec "$@"']), "sh")
         finally:
             run("umount", str(folder))
+
+
+def test_roots_clone_that_xinetd_serves_from() -> None:
+    """As soon as a service file has another user serve from a closed home, that it can't is an error: status 1."""
+    program("xinetd")
+    with readable_folder() as folder:
+        script = in_a_closed_home(folder, installed=False)
+        port = free_port()
+        text = (ROOT / "xinetd.d" / "identd").read_text().replace("= 113\n", f"= {port}\n")
+        file = folder / "identd"
+        file.write_text(text.replace("/opt/identd/bin/python3", PYTHON).replace("/opt/identd/bin/identd", str(script)))
+        with etc(f"cp {file} xinetd.d/identd") as own:
+            said, status = checked(script.parent, "--port", str(port), before=own, python=PYTHON)
+    assert status == 1, said
+    (error,) = re.findall(r"^error: .*$", said, re.M)
+    assert "xinetd's service identd (/etc/xinetd.d/identd) runs identd as nobody: uid 65534 can't read " in error
+    assert f"{folder}/root has mode 0700, which lacks o+x" in error
 
 
 def test_files_that_nobody_reads(copy: Path) -> None:
