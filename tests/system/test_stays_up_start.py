@@ -66,11 +66,12 @@ def test_what_nobody_can_read(closed: tuple[list[str], str], form: str) -> None:
 
 
 def test_check_of_what_nobody_can_read(closed: tuple[list[str], str]) -> None:
-    """`--check` says so too, and ends with 1, where it is about nobody: the installation itself is closed, or --user."""
+    """`--check` says so too, and ends with 1: the installation itself is closed, or --user asks about nobody."""
     command, right = closed
     # A clone in a closed home is root's to try: there this is a warning.
     options = ["--user", "nobody"] if "/home has mode" in right else []
-    said = subprocess.run([*command, "--check", *options], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    command += ["--check", *options]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert said.returncode == 1
     assert right.partition(" has ")[0] in said.stdout
 
