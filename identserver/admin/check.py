@@ -52,12 +52,13 @@ def _check(options: Options) -> dict[str, Any]:
 
 def _check_host(options: Options) -> dict[str, Any]:
     """Look at everything that matters to an identd of whoever runs this; return what was found, for programs."""
-    found: dict[str, Any] = {"answer": fresh.check_answer()}
+    installed = installation.look(options)
+    found: dict[str, Any] = {"answer": fresh.check_answer(as_root=installed.is_a_trial)}
     # Where uids mean nothing, or names can't be asked for, nor can these.
     if not obstacles.check_hindrances():
         obstacles.check_peculiarities()
-    installation.check_installation(options)
-    found |= port.check_port(options, options.port)
+    installation.tell(installed)
+    found |= port.check_port(options, options.port, installed)
     strays.check_strays(options)
     # Last, because with --user it may give up root for good.
     if not check_files(options) and not any(one.severity == WRONG for one in rows()):

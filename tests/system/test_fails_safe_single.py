@@ -112,7 +112,7 @@ def test_a_package_that_is_closed_says_nothing_to_the_client(closed: list[str], 
         served.status()
         logged = b"\n".join(received(daemon))
     assert reply in (b"", b"1,2:ERROR:UNKNOWN-ERROR\r\n")
-    assert b"can't read identd: " in logged and b" has mode 0700" in logged
+    assert b"can't read identd: " in logged and b" has mode 0700, which lacks o+" in logged
 
 
 @CLOSED
