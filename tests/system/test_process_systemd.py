@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.containers import PYTHON
 from helpers.hosts import until
+from helpers.installed import PYTHON
 
 if TYPE_CHECKING:
     from helpers.containers import Container
