@@ -7,6 +7,7 @@ import os
 import re
 
 from lookup.config import older_files, registered, user_file
+from lookup.config.blocks import FAKEID, NOIDENT, UNREAD
 from lookup.config.parser import LONG, USUAL
 from lookup.connection import pack, unpack
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from lookup.config.blocks import System
 
 #: What users ask for in an older server's file, and what else has to be allowed.
-_NEEDED = {user_file.NOIDENT: ("hide", "noident"), user_file.FAKEID: ("spoof", "fakeid")}
+_NEEDED = {NOIDENT: ("hide", "noident"), FAKEID: ("spoof", "fakeid")}
 
 #: Registered files that are named: a program that goes wrong may write thousands.
 _MOST = 20
@@ -31,7 +32,7 @@ def check_other_files(uid: int, home: str, system: System | None, path: str, cou
     fetched = user_file.Fetched()
     older_files.add(fetched, uid, home)
     for what, (older, reply) in fetched.others.items():
-        kind = what.removesuffix(user_file.UNREAD)
+        kind = what.removesuffix(UNREAD)
         if not _allows(system, uid, frozenset(_NEEDED[kind])):
             allow = " ".join(f"allow {capability}" for capability in _NEEDED[kind])
             show(f"warning: {older}: it has no effect, as nothing in {path} has `{allow}` for this user")
