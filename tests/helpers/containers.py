@@ -85,12 +85,12 @@ class Container:
 
 
 @contextlib.contextmanager
-def booted(folder: Path) -> Iterator[Container]:
-    """Boot a copy of this host's system."""
+def booted(folder: Path, system: Path = Path("/")) -> Iterator[Container]:
+    """Boot a copy of a system, of this host's if no other is given. :param folder: empty, of another file system."""
     for name in ("upper", "work", "root"):
         (folder / name).mkdir()
     root = folder / "root"
-    layers = f"lowerdir=/,upperdir={folder / 'upper'},workdir={folder / 'work'}"
+    layers = f"lowerdir={system},upperdir={folder / 'upper'},workdir={folder / 'work'}"
     if run("mount", "-t", "overlay", "-o", layers, "none", str(root), check=False).returncode:
         skip("no overlay can be mounted here")
     try:
