@@ -75,7 +75,7 @@ def test_users_who_hide(debian: Container, form: str) -> None:
     """A user's file counts wherever the home is; where the sandbox hides it, nobody is named."""
     debian.run("cat > /etc/oidentd.conf", given="default { default { allow hide } }")
     for user in USERS:
-        debian.run(f"cat > ~{user}/.oidentd.conf", given="global { hide }")
+        debian.run(f"cat > ~{user}/.oidentd.conf; chown {user} ~{user}/.oidentd.conf", given="global { hide }")
     debian.run("systemctl try-restart identd-wait.service")
     try:
         replies = {user: debian.ask(user) for user in USERS}
