@@ -69,6 +69,9 @@ class Options:
     reveal: str | None = None
     asker = ""
     date = ""
+    install_service: str | None = None
+    warm = False
+    write = False
     ignored: Sequence[str] = ()
 
     @property
@@ -249,6 +252,10 @@ TABLE = (
     Option("", "reveal", "say whom a pseudonym stands for", ONE, "NAME", ours=True),
     Option("", "asker", "with --reveal: who was told a pseudonym per-asker", ONE, "ADDRESS", address, ours=True),
     Option("", "date", "with --reveal: when a daily pseudonym was told, in UTC", ONE, "YYYY-MM-DD", date, ours=True),
+    Option("", "install-service", "print the file with which systemd, xinetd or inetd starts this installation", ONE,
+           "SERVER", ours=True),
+    Option("", "warm", "with --install-service: one process for all queries", ours=True),
+    Option("", "write", "with --install-service: write the file, in place of printing it", ours=True),
     Option("m", "masquerade", "", becomes=IGNORE),
     Option("M", "masquerade-first", "", becomes=IGNORE),
     Option("f", "forward", "", MAYBE, "", port, missing=str(IDENT_PORT), becomes=IGNORE),

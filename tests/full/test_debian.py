@@ -172,4 +172,4 @@ def test_purged(debian: Container) -> None:
     assert debian.run("ss -Hltn sport = :113") == ""
     units = debian.run("systemctl list-units --all --plain --no-legend 'identd*'").splitlines()
     assert [line for line in units if "identd-test.target" not in line] == []
-    assert debian.run("getent passwd identd; pgrep -f /usr/sbin/identd", check=False) == ""
+    assert debian.run("getent passwd identd; pgrep -f '[/]usr/sbin/identd'", check=False) == ""

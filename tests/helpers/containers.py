@@ -96,7 +96,6 @@ def booted(folder: Path, system: Path = Path("/")) -> Iterator[Container]:
     try:
         (root / "etc/systemd/system/identd-test.target").write_text(TARGET)
         copy_sources(root / "identd")
-        shutil.copytree(UNITS, root / "identd" / "systemd")
         shutil.rmtree(root / "opt" / "identd", ignore_errors=True)
         (root / "etc" / "oidentd.conf").unlink(missing_ok=True)
         log = folder / "console"
