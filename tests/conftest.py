@@ -19,7 +19,7 @@ from helpers.pairs import Pair, connect  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What needs clean trees of Debian is no part of the suite where there are none (.ci/full makes them), rather than skipped.
+# What needs clean trees of Debian, which .ci/full makes, is no part of the suite where there are none.
 collect_ignore_glob = [] if os.environ.get("IDENTD_TREES") else ["full/*"]
 
 # pytest itself adds this folder, from which `helpers` comes.

@@ -34,12 +34,12 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./+@,=:-]+")
 def install_service(options: Options) -> int:
     """Print the files with which a superserver starts identd, or write them; return the exit status.
 
-    :raises UsageError: no such superserver, or none whose file may be written. :raises IdentError: the shipped files are
-        missing, or this installation's path can't stand in them. :raises OSError: a file can't be written.
+    :raises UsageError: no such superserver, or none whose file may be written. :raises IdentError: the shipped files
+        are missing, or this installation's path can't stand in them. :raises OSError: a file can't be written.
     """
     files, then = _files(options.install_service or "", options.warm)
     if options.write and not files[0][0]:
-        raise UsageError("--write: /etc/inetd.conf is shared with other services; add the line that is printed yourself")
+        raise UsageError("--write: inetd.conf is shared with other services; add the line that is printed yourself")
     for path, text in files:
         if options.write:
             _write(path, text)
@@ -115,7 +115,7 @@ def _without_install_lines(text: str) -> str:
 
 
 def _write(path: str, text: str) -> None:
-    """Write a file as a whole. :raises OSError: EACCES, EROFS: it may not be written. ENOENT: there is no such server."""
+    """Write a file as a whole. :raises OSError: EACCES, EROFS: we may not. ENOENT: there is no such superserver."""
     new = f"{path}.new"
     try:
         with open(new, "w", encoding="utf-8") as file:

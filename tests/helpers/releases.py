@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from helpers.containers import Container, booted
 from helpers.installed import readable_folder
 from helpers.machine import program, run, skip
