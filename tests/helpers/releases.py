@@ -1,4 +1,4 @@
-"""What is a clean Debian 12 or 13 in the tests, with the package installed? (.ci/full makes it; `debian` is a fixture.)"""
+"""What is a clean Debian 12 or 13 in the tests, with the package installed?  .ci/full makes it; `debian` is a fixture."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def debian(clean: Container) -> Container:
     return clean
 
 
-#: Users of every kind, and where their homes are: /home, elsewhere, below what PrivateTmp= hides; an uid of LDAP's kind.
+#: Users of every kind: homes in /home, elsewhere, below what PrivateTmp= hides; a uid as LDAP's are.
 USERS = {
     "t-anna": "", "t-srv": "--home-dir /srv/t-srv", "t-lib": "--home-dir /var/lib/t-lib",
     "t-tmp": "--home-dir /tmp/t-tmp", "t-ldap": "--uid 1234567",
