@@ -224,7 +224,7 @@ def test_what_is_remembered_has_an_end(tmp_path: Path, monkeypatch: pytest.Monke
     write(tmp_path, "fport http { hide }")
     excerpts = Excerpts()
     with monkeypatch.context() as failing:
-        failing.setattr(socket, "getservbyname", lambda *_: fail_with(errno.EMFILE))
+        failing.setattr(_socket, "getservbyname", lambda *_: fail_with(errno.EMFILE))
         (unknown,) = excerpts.about(os.getuid(), str(tmp_path), [ENDS])
     assert isinstance(unknown.blocks[0].where.fport, Unknown)
     end = time.monotonic() + room.SECONDS + 1

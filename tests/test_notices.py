@@ -161,7 +161,7 @@ def test_where_the_guide_for_quassel_is_right() -> None:
         (b"to ::1 { hide }", True, "default or user expected, not to: that is for users' files"),
         (b"default { global { hide } }", True, "lport expected, not global: that is for users' files"),
         (b"default { default { reply x } }", True, "force expected, not reply: alone, that is for users' files"),
-        (b"user a { default { allow reply } }", True, "forward expected, not reply (replies are allowed by spoof)"),
+        (b"user a { default { allow reply } }", True, "fakeid expected, not reply (replies are allowed by spoof)"),
         (b"default { default { allow hide } }", False, "lport expected, not default: that is for the system file"),
         (b"user a { default { allow hide } }", False, "lport expected, not user: that is for the system file"),
         (b"global { force reply x }", False, "forward expected, not force: that is for the system file"),

@@ -268,7 +268,7 @@ def test_a_bad_option_under_an_inetd(options: list[str]) -> None:
         (["-Z"], "there is no option -Z: see identd --help"),
         (["-SZe"], "there is no option -Z: see identd --help"),
         (["--nonsense=x"], "there is no option --nonsense: see identd --help"),
-        (["--re", "x"], "--re can mean --reply or --reply-all: write more of it"),
+        (["--re", "x"], "--re can mean --reply or --reply-all or --reveal: write more of it"),
         (["-t"], "--timeout (-t) needs an argument: SECONDS"),
         (["--idle"], "--idle needs an argument: SECONDS"),
         (["-t", "soon"], "--timeout (-t) takes seconds, a number from 0 to 999999999, not 'soon'"),
