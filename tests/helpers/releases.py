@@ -1,4 +1,4 @@
-"""What is a clean Debian 12 or 13 in the tests, with the package installed?  .ci/full makes it; `debian` is a fixture."""
+"""What is a clean Debian 12 or 13 in the tests, with the package installed? (.ci/full makes the trees.)"""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TREES = os.environ.get("IDENTD_TREES", "")
 
 RELEASES = ("bookworm", "trixie")
+
 
 @pytest.fixture(scope="module", params=RELEASES)
 def clean(request: pytest.FixtureRequest) -> Iterator[Container]:
