@@ -7,7 +7,6 @@ import errno
 import os
 import pickle
 import shutil
-import socket
 import time
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Is a source distribution whole, and does every package of ours carry the same version and the same files?"""
+"""Is a source distribution whole, has every package what administrators need, and does --install-service find it?"""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ import pytest
 from helpers.machine import ROOT, run, skip
 
 import identd
+from identserver.admin import install
+from identserver.options import Options, UsageError
+from lookup.errors import IdentError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,3 +85,55 @@ def test_the_units_start_what_the_lines_install(name: str) -> None:
     """The path that --install-service and the package put another in place of is there, once for all that counts."""
     text = (ROOT / "systemd" / name).read_text()
     assert re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE) == ["/opt/identd/bin/python3 -I /opt/identd/bin/identd"]
+
+
+def printed(*options: str) -> str:
+    """Return what `identd --install-service` prints for the checkout."""
+    return run(sys.executable, str(ROOT / "identd.py"), "--install-service", *options).stdout
+
+
+@pytest.mark.parametrize("warm", [[], ["--warm"]], ids=["single", "warm"])
+@pytest.mark.parametrize("server", ["systemd", "xinetd", "inetd"])
+def test_a_service_for_this_installation(server: str, warm: list[str]) -> None:
+    """The shipped file is printed with the interpreter and the command that run now, wherever they are."""
+    text = printed(server, *warm)
+    assert f"-I {ROOT / 'identd.py'}\n" in text
+    started = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    assert not any("/opt/identd" in line for line in started)
+    if server == "systemd":
+        names = ("identd-wait.socket", "identd-wait.service") if warm else ("identd.socket", "identd@.service")
+        assert re.findall(r"^# (/etc/systemd/system/.*)$", text, re.MULTILINE) == [
+            f"/etc/systemd/system/{name}" for name in names
+        ]
+    elif server == "xinetd":
+        assert re.findall(r"^service (\S+)\n\{\n\tdisable\s+= (\w+)$", text, re.MULTILINE) == [
+            ("identd", "yes" if warm else "no"), ("identd-wait", "no" if warm else "yes"),
+        ]  # fmt: skip
+    else:
+        assert f"{text.split()[4]} {text.split()[3]}" == f"nobody {'wait' if warm else 'nowait.10000'}"
+
+
+def test_services_that_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--write writes what is printed otherwise, over an older file, as a whole; inetd.conf it never writes."""
+    monkeypatch.setattr(install, "_SYSTEMD", str(tmp_path))
+    (tmp_path / "identd.socket").write_text("older")
+    options = Options()
+    options.install_service, options.write = "systemd", True
+    assert install.install_service(options) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"identd.socket", "identd@.service"}
+    assert "ListenStream=113" in (tmp_path / "identd.socket").read_text()
+    assert (tmp_path / "identd.socket").stat().st_mode & 0o777 == 0o644
+    for wrong in ("inetd", "launchd"):
+        options.install_service = wrong
+        with pytest.raises(UsageError, match=r"inetd"):
+            install.install_service(options)
+
+
+@pytest.mark.parametrize("path", ["/opt/my identd/bin/identd", '/opt/"/identd', "/opt/100%/identd", "/opt/$x/identd"])
+def test_a_path_that_cannot_stand_there(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd, xinetd and inetd would read it as something else: no file is made."""
+    monkeypatch.setattr(install.sys, "executable", path)
+    options = Options()
+    options.install_service = "xinetd"
+    with pytest.raises(IdentError, match="install elsewhere"):
+        install.install_service(options)
