@@ -64,7 +64,7 @@ RIGHT = {
 @pytest.mark.parametrize("form", ["identd", "identd-wait"])
 @pytest.mark.parametrize("case", CASES)
 def test_the_answer_and_check_agree(hidden: Container, case: str, form: str) -> None:
-    """What is shipped answers right; what spoils an answer makes it unknown, never another name, and --check says so."""
+    """What is shipped answers right; what spoils an answer makes it unknown, and --check says so."""
     settings, spoiled = CASES[case]
     service = "identd@" if form == "identd" else form
     folder = f"/etc/systemd/system/{service}.service.d"
