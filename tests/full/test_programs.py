@@ -27,7 +27,8 @@ def served(request: pytest.FixtureRequest, debian: Container) -> Iterator[Contai
 def postgresql(debian: Container) -> Container:
     """A database whose user alice may only be t-anna, as an ident server says."""
     settings = debian.run("ls -d /etc/postgresql/*/main")
-    debian.run(f"cat > {settings}/pg_hba.conf", given="local all postgres peer\nhost all all 127.0.0.1/32 ident map=m\n")
+    rules = "local all postgres peer\nhost all all 127.0.0.1/32 ident map=m\n"
+    debian.run(f"cat > {settings}/pg_hba.conf", given=rules)
     debian.run(f"cat > {settings}/pg_ident.conf", given="m t-anna alice\n")
     version = settings.split("/")[3]
     debian.run(f"pg_ctlcluster {version} main start")
