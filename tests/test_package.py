@@ -132,7 +132,7 @@ def test_services_that_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("path", ["/opt/my identd/bin/identd", '/opt/"/identd', "/opt/100%/identd", "/opt/$x/identd"])
 def test_a_path_that_cannot_stand_there(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """systemd, xinetd and inetd would read it as something else: no file is made."""
-    monkeypatch.setattr(install.sys, "executable", path)
+    monkeypatch.setattr(sys, "executable", path)
     options = Options()
     options.install_service = "xinetd"
     with pytest.raises(IdentError) as refused:
