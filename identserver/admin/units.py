@@ -43,9 +43,10 @@ def without_network() -> list[str]:
     """
     found = []
     for unit in _installed():
-        families = unit.get("RestrictAddressFamilies", "").split()
-        forbids = "AF_INET" in families if families and families[0].startswith("~") else "AF_INET" not in families
-        if (families and forbids) or unit.get("IPAddressDeny"):
+        families = unit.get("RestrictAddressFamilies", "")
+        # With ~ the list is of those that are forbidden.
+        forbids = families != "" and ("AF_INET" in families.lstrip("~").split()) == families.startswith("~")
+        if forbids or unit.get("IPAddressDeny"):
             name = unit["Id"].replace("@check.", "@.")
             socket = name.replace("@.", ".").replace(".service", ".socket")
             state = asked("systemctl", "show", "--no-pager", "-p", "ActiveState,UnitFileState", "--", socket)
