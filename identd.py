@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from identserver import __version__
     from identserver.protocol import IdentServer
-    from lookup.errors import HiddenUser, IdentError, InvalidPort, NoUser
+    from lookup.connection import HiddenUser, IdentError, InvalidPort, NoUser
 
 __all__ = ["HiddenUser", "IdentError", "IdentServer", "InvalidPort", "NoUser", "__version__", "main"]
 
@@ -46,9 +46,14 @@ def _closed() -> str:
     place = ""
     for part in f"{os.path.dirname(os.path.abspath(__file__))}/identserver/start.py".split("/")[1:]:
         place += f"/{part}"
-        if os.path.exists(place) and not os.access(place, os.R_OK | os.X_OK if part == "identserver" else os.X_OK):
-            mode = os.stat(place).st_mode & 0o7777
-            return f"uid {os.geteuid()} can't read identd: {place} has mode {mode:04o}"
+        wanted = "rx" if part == "identserver" else "r" if part == "start.py" else "x"
+        if os.path.exists(place) and not os.access(place, ("r" in wanted) * os.R_OK | ("x" in wanted) * os.X_OK):
+            found = os.stat(place)
+            ours = found.st_gid in (os.getegid(), *os.getgroups())
+            who, shift = ("u", 6) if found.st_uid == os.geteuid() else ("g", 3) if ours else ("o", 0)
+            lacking = "".join(letter for letter in wanted if not found.st_mode >> shift & {"r": 4, "x": 1}[letter])
+            mode = f"{place} has mode {found.st_mode & 0o7777:04o}, which lacks {who}+{lacking}"
+            return f"uid {os.geteuid()} can't read identd: {mode}"
     return ""
 
 
@@ -83,10 +88,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'identd' has no attribute {name!r}")
     import identserver
     from identserver import protocol
-    from lookup import errors
+    from lookup import connection
 
     rooms = {"__version__": identserver, "IdentServer": protocol}
-    return getattr(rooms.get(name, errors), name)
+    return getattr(rooms.get(name, connection), name)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 
-from lookup.errors import IdentError, NoUser, Unknown
+from lookup.connection import IdentError, NoUser, Unknown, plain_host
 
-from .inherited import Endpoint, Ends
 from .log import Log, NoLog, octets
-from .protocol import Failure, IdentServer
+from .protocol import Endpoint, Ends, Failure, IdentServer
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from lookup.config.pseudonym import Pseudonyms
     from lookup.config.user_file import Also, Fetched
     from lookup.config.words import Notice
-    from lookup.connection import Address, Owner
-    from lookup.kernel.arrival import Arrival
+    from lookup.connection import Address, Arrival, Owner
     from lookup.owner import Answer
 
     from .options import Options
@@ -224,6 +222,19 @@ class AnsweringServer(IdentServer):
         return lambda text: self._log.write(Log.DEBUG, about + text)
 
 
+def endpoint(address: Any) -> Endpoint:
+    """Translate what getsockname() gives: an IPv4-mapped host to plain IPv4, a link-local one with its scope."""
+    host, port = plain_host(address[0]), address[1]
+    if len(address) == 4 and address[3] and ":" in host:
+        from _socket import if_indextoname
+
+        try:
+            host = f"{host}%{if_indextoname(address[3])}"
+        except OSError:  # ENXIO: the interface went away; its number still tells it from others
+            host = f"{host}%{address[3]}"
+    return Endpoint(host, port)
+
+
 def log_failure(log: Log, error: BaseException) -> None:
     """Log an exception that nobody expected, with its traceback."""
     import traceback  # 9 ms, and only after a failure
@@ -292,7 +303,7 @@ def _fetch(uid: int, home: str, also: Also) -> Fetched:
 
 def in_time(function: Callable[..., Result], *arguments: object) -> Result:
     """Call what a lookup consists of. :raises IdentError: it takes longer than `LOOKUP_SECONDS`."""
-    from lookup.deadline import within
+    from lookup.connection import within
 
     try:
         return within(LOOKUP_SECONDS, function, *arguments)
@@ -316,7 +327,7 @@ def load_system_file(
             # EACCES, EIO and the like: it may be there. What reads it says what is wrong.
             pass
     from lookup.config import system_file
-    from lookup.errors import ConfigError
+    from lookup.connection import ConfigError
 
     try:
         system = system_file.load(options.system_file, options.requires_system_file, notices)

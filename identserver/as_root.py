@@ -12,7 +12,7 @@ import socket
 
 import lookup
 from lookup.config import user_file
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 from lookup.kernel import codec
 from lookup.user_namespace import sees_every_uid
 
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from lookup.config.blocks import System
-    from lookup.connection import Address
-    from lookup.kernel.arrival import Arrival
+    from lookup.connection import Address, Arrival
     from lookup.owner import Answer
 
     from .options import Options

@@ -10,8 +10,8 @@ import os
 import threading  # noqa: F401  (whichever thread imports it first counts as the main one, for which the end waits)
 
 from .answer import AnsweringServer
-from .inherited import Endpoint, Ends
 from .log import Log, octets, say
+from .protocol import Endpoint, Ends
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:

@@ -1,12 +1,17 @@
-"""What may the command line change, and what holds without it?
+"""What may the command line change, and how is it read?
 
-One table holds every option. The reader below reads it as getopt_long(3) would, which oidentd uses, and loads
-nothing. `command_line` builds argparse's parser from the same table, for ``--help`` and where this reader gives up.
+One table holds every option; what holds without any stands in the package, as most single shots are given none. The
+reader below reads it as getopt_long(3) would, which oidentd uses, and loads nothing. `command_line` builds argparse's
+parser from the same table, for ``--help`` and where this reader gives up.
 """
 
 from __future__ import annotations
 
 from lookup.connection import IDENT_PORT, is_token, pack, port_number
+
+from . import CONFIG
+from . import Options as Options  # whoever knows options knows them from here
+from . import UsageError as UsageError
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and every connection may be a new process
 if TYPE_CHECKING:
@@ -15,84 +20,11 @@ if TYPE_CHECKING:
 
     Convert = Callable[[str], Any]
 
-#: What the administrator allows, where --config names no other file. oidentd's, because identd takes its place.
-CONFIG = "/etc/oidentd.conf"
-
-#: Seconds for one whole query (RFC 1413 section 3 advises 60 to 180).
-QUERY_SECONDS = 60.0
-
 #: Whether an option takes an argument; MAYBE: only an attached one.
 NONE, ONE, MAYBE = 0, 1, 2
 
 #: What becomes of an option: its value is kept, added to a list, or the option is ignored with a warning.
 KEEP, ADD, IGNORE = "keep", "add", "ignore"
-
-
-class UsageError(Exception):
-    """The command line can't be obeyed; the text says why."""
-
-
-class Options:
-    """What the command line may change, and what holds without one."""
-
-    timeout = QUERY_SECONDS
-    error = False
-    other: str | None = None
-    charset: str | None = None
-    reply: str | None = None
-    reply_all: str | None = None
-    quiet = False
-    debug = False
-    nosyslog = False
-    multi_query = False
-    server_address = ""
-    client_address = ""
-    check = False
-    foreground = False
-    stdio = False
-    address: Sequence[str] = ()
-    port = IDENT_PORT
-    user: str | None = None
-    group: str | None = None
-    limit: int | None = None
-    idle: float | None = None
-    config: str | None = None
-    explain: str | None = None
-    unit: str | None = None
-    json = False
-    oidentd = False
-    process = False
-    format: str | None = None
-    numeric = False
-    key: str | None = None
-    new_key = False
-    reveal: str | None = None
-    asker = ""
-    date = ""
-    install_service: str | None = None
-    warm = False
-    write = False
-    ignored: Sequence[str] = ()
-
-    @property
-    def system_file(self) -> str:
-        """The path of the system file."""
-        return CONFIG if self.config is None else self.config
-
-    @property
-    def requires_system_file(self) -> bool:
-        """Whether the system file must be there: somebody named it."""
-        return self.config is not None
-
-    @property
-    def form(self) -> str:
-        """What is sent in place of the login name, as `lookup.users.formats` has it; ``""``: the login name."""
-        return self.format or ("%U" if self.numeric else "")
-
-    @property
-    def listens(self) -> bool:
-        """Whether there is an option that only means something to who opens the listening socket."""
-        return not vars(self).keys().isdisjoint(("address", "port", "user", "group", "limit"))
 
 
 def seconds(text: str) -> float:

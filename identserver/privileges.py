@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 from .options import UsageError
 

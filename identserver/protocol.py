@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from lookup.connection import MAX_USER_ID, can_be_sent, is_token, plain_host, port_number
-from lookup.errors import IdentError, InvalidPort
+from lookup.connection import MAX_USER_ID, IdentError, InvalidPort, can_be_sent, is_token, plain_host, port_number
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
@@ -60,6 +59,31 @@ def parse_ports(line: bytes) -> tuple[int, int] | None:
     tokens = parse_query(line)
     ports = (port_number(tokens[0]), port_number(tokens[1])) if tokens else (0, 0)
     return ports if all(ports) else None
+
+
+class Endpoint:
+    """One end of a connection, as `IdentServer` reads it: ``host`` (text) and ``port``."""
+
+    def __init__(self, host: str = "", port: int = 0) -> None:
+        self.host = host
+        self.port = port
+
+
+class Ends:
+    """What every transport knows: the two ends of its connection. See `IdentServer.makeConnection`."""
+
+    __slots__ = ("_host", "_peer")
+
+    def __init__(self, host: Endpoint, peer: Endpoint) -> None:
+        """:param host: this host's end. :param peer: the asker's."""
+        self._host = host
+        self._peer = peer
+
+    def getHost(self) -> Endpoint:
+        return self._host
+
+    def getPeer(self) -> Endpoint:
+        return self._peer
 
 
 class Failure:

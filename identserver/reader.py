@@ -16,7 +16,7 @@ import select
 import time
 
 from lookup.config import user_file
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:

@@ -10,14 +10,13 @@ its place; `owner` puts them together. Nothing here prints, logs or reads argv.
 
 from __future__ import annotations
 
-from .errors import ConfigError, HiddenUser, IdentError, InvalidPort, NotAccepted, NoUser, Unknown
+from .connection import ConfigError, HiddenUser, IdentError, InvalidPort, NotAccepted, NoUser, Unknown
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from typing import Any
 
-    from .connection import Address, Owner
-    from .kernel.arrival import Arrival
+    from .connection import Address, Arrival, Owner
     from .owner import Answer
 
 #: Seconds for which a connection that waits to be accepted is looked at again before it is nobody's: clients ask that
@@ -105,7 +104,7 @@ def import_all() -> None:
     """
     from . import owner, user_namespace  # noqa: F401
     from .config import forward, policy, readings, sandbox, system_file  # noqa: F401
-    from .kernel import arrival, candidates, devices, dumps, processes, routes, sock_diag  # noqa: F401
+    from .kernel import candidates, devices, dumps, processes, routes, sock_diag  # noqa: F401
     from .users import database, names, services  # noqa: F401
 
     services.prepare()

@@ -1,15 +1,26 @@
 """What do a connection, its owner and a reply look like?
 
-Addresses as the kernel writes them, the `Owner` of a socket, and the limits that RFC 1413 sets to a reply.
+Addresses as the kernel writes them, the `Owner` of a socket, the `Arrival` of a query by its own connection, and the
+limits that RFC 1413 sets to a reply; the refusals that it may have instead of a name, what stands for a thing that is
+not known, and what is wrong with a file or takes too long.
+
+The refusals' names, and ``identDescription`` as what ``str()`` gives, are those of ``twisted.protocols.ident``, so that
+code written for that module works here.
 """
 
 from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton  # what `socket` adds takes 6 ms, and enums cost each call
+from struct import Struct, calcsize
+from sys import byteorder
 
 TYPE_CHECKING = False  # typing takes 2 ms to import; type checkers take this name for true
 if TYPE_CHECKING:
-    from typing import NoReturn
+    import _socket as socket
+    from collections.abc import Callable
+    from typing import Any, NoReturn, TypeVar
+
+    Result = TypeVar("Result")
 
     Address = tuple[str, int]
 
@@ -33,6 +44,19 @@ TCP_STATES = (
     "", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE",
     "CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING", "NEW_SYN_RECV", "BOUND_INACTIVE",
 )  # fmt: skip
+
+# Python's socket has no names for these, or only from some release on.
+_SOL_SOCKET, _SO_BINDTOIFINDEX, _SO_NETNS_COOKIE = 1, 62, 71  # asm-generic/socket.h
+_SOL_IP, _IP_PKTINFO, _IP_PKTOPTIONS = 0, 8, 9  # linux/in.h
+_SOL_IPV6, _IPV6_2292PKTOPTIONS, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 41, 6, 49, 50  # linux/in6.h
+
+_CMSGHDR = Struct("@Nii")  # struct cmsghdr: length, level, type; the next one begins at a multiple of a word
+_WORD = calcsize("@N")
+#: Where the index of the device is: struct in_pktinfo begins with it, struct in6_pktinfo has it after an address.
+_IN_PKTINFO, _IN6_PKTINFO = 0, 16
+
+#: The index of the loopback interface in each network namespace (LOOPBACK_IFINDEX, net/flow.h).
+LOOPBACK = 1
 
 
 class Owner:
@@ -66,6 +90,68 @@ class Owner:
 
     def __repr__(self) -> str:
         return f"{self.ends} {self.state} uid {self.uid} inode {self.inode} ({self.source})"
+
+
+class Arrival:
+    """What the kernel knows of a query's own connection, by its socket. Nothing here needs a privilege.
+
+    ``bound``: the index of the device that the socket is bound to, with its listener or by a link-local address; 0:
+    none. ``cookie``: which network namespace the socket is in, as the kernel counts them; b"": the kernel has no
+    such cookie (before Linux 5.14).
+    """
+
+    __slots__ = ("bound", "cookie", "socket")
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        try:
+            self.bound = connection.getsockopt(_SOL_SOCKET, _SO_BINDTOIFINDEX)
+        except OSError:
+            # ENOPROTOOPT: before Linux 5.1, or another system. EBADF: it has been closed meanwhile.
+            self.bound = 0
+        try:
+            self.cookie = connection.getsockopt(_SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:
+            # ENOPROTOOPT: before Linux 5.14, or another system. EBADF: it has been closed meanwhile.
+            self.cookie = b""
+
+    def device(self) -> int:
+        """Return the index of the device that the connection came in by; 0: the kernel does not tell.
+
+        What this host sends to itself comes in by the loopback interface, whichever address it is for.
+        """
+        if self.socket.family == AF_INET:
+            level, wish, options, kind, offset = _SOL_IP, _IP_PKTINFO, _IP_PKTOPTIONS, _IP_PKTINFO, _IN_PKTINFO
+        else:
+            level, wish, options = _SOL_IPV6, _IPV6_RECVPKTINFO, _IPV6_2292PKTOPTIONS
+            kind, offset = _IPV6_PKTINFO, _IN6_PKTINFO
+        try:
+            self.socket.setsockopt(level, wish, 1)
+            told = self.socket.getsockopt(level, options, 256)
+        except OSError:
+            # ENOPROTOOPT, EOPNOTSUPP: another system, another kind (MPTCP). EBADF: it has been closed meanwhile.
+            return 0
+        return _index_in(told, level, kind, offset)
+
+
+def _index_in(told: bytes, *wanted: int) -> int:
+    """Return the index of a device in control messages (cmsg(3)); 0: none.
+
+    :param wanted: the level and type of the message that has it, and where it is in there.
+    """
+    start = 0
+    while start + _CMSGHDR.size <= len(told):
+        length, level, kind = _CMSGHDR.unpack_from(told, start)
+        at = start + _CMSGHDR.size + wanted[2]
+        if level == wanted[0] and kind == wanted[1] and at + 4 <= start + length <= len(told):
+            return int.from_bytes(told[at : at + 4], byteorder)  # type: ignore[arg-type, unused-ignore]
+        start += max(length + _WORD - 1, _CMSGHDR.size) // _WORD * _WORD
+    return 0
+
+
+def cookie_of(one: socket.socket) -> bytes:
+    """Return which network namespace a socket is in, as the kernel counts them; b"": it does not tell."""
+    return Arrival(one).cookie
 
 
 def pack(host: str) -> tuple[bytes, int]:
@@ -122,8 +208,6 @@ def the_only(owners: list[Owner], ports: str) -> Owner:
 
 
 def _ambiguous(owners: list[Owner], ports: str) -> NoReturn:
-    from .errors import IdentError
-
     candidates = "; ".join(map(repr, owners))
     raise IdentError(f"{ports} fits {len(owners)} connections of different owners: {candidates}")
 
@@ -154,3 +238,122 @@ def port_number(digits: bytes) -> int:
     if digits.isdigit() and len(digits) <= 5 and int(digits) <= 65535:
         return int(digits)
     return 0
+
+
+class IdentError(Exception):
+    """The owner could not be found out: RFC 1413 section 6, ``UNKNOWN-ERROR``.
+
+    :param detail: the cause, for the log; it is never sent to the asker.
+    :param uid: the owner's user id where it is known, for the log.
+    """
+
+    identDescription = "UNKNOWN-ERROR"
+
+    def __init__(self, detail: str = "", uid: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.uid = uid
+
+    def __str__(self) -> str:
+        return self.identDescription
+
+
+class NoUser(IdentError):
+    """No such connection, or no process holds it: ``NO-USER``."""
+
+    identDescription = "NO-USER"
+
+
+class NotAccepted(NoUser):
+    """The connection waits for some process to accept it: who looks again in a moment may find its holder."""
+
+
+class InvalidPort(IdentError):
+    """A port in the query is not a number from 1 to 65535: ``INVALID-PORT``."""
+
+    identDescription = "INVALID-PORT"
+
+
+class HiddenUser(IdentError):
+    """The owner is known, and hidden as they or the administrator asked: ``HIDDEN-USER``.
+
+    ``decision``: why, where a configuration decided (a `config.decision.Decision`); ``owner``: whose socket it is.
+    """
+
+    identDescription = "HIDDEN-USER"
+    decision: Any = None
+    owner: Any = None
+
+
+class Unknown:
+    """Stands for a value that is not known.
+
+    ``reason``: why, for the log. ``unasked``: nobody has asked yet, as asking may block; otherwise it was asked, and
+    could not be found out.
+    """
+
+    __slots__ = ("reason", "unasked")
+
+    def __init__(self, reason: str = "", unasked: bool = False) -> None:
+        self.reason = reason
+        self.unasked = unasked
+
+    def __repr__(self) -> str:
+        return f"Unknown({self.reason!r}, unasked={self.unasked})"
+
+
+class ConfigError(Exception):
+    """A configuration file does not parse, or can't be read.
+
+    ``path``; ``line`` and ``column`` of the wrong word, from 1, in octets (0: the file as a whole);
+    ``reason``: what was expected, or what is wrong.
+    """
+
+    def __init__(self, path: str, line: int, column: int, reason: str) -> None:
+        super().__init__(path, line, column, reason)
+        self.path = path
+        self.line = line
+        self.column = column
+        self.reason = reason
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
+        return f"{place}: {self.reason}"
+
+
+def within(seconds: float, function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function that may block, in a thread of its own, and wait for it for so many seconds at most.
+
+    Past them the thread is left to itself: it ends when the call returns, or with the process. A signal could not end
+    it, because the name service waits in C, where Python runs no signal handler.
+
+    :raises TimeoutError: it has not returned in time. :raises OSError: there is no thread to be had.
+        Otherwise, whatever the function raises.
+    """
+    import _thread  # what `threading` adds takes 3 ms
+
+    results: list[Result] = []
+    errors: list[BaseException] = []
+    running = _thread.allocate_lock()
+
+    def call() -> None:
+        try:
+            results.append(function(*arguments))
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            running.release()
+
+    running.acquire()
+    try:
+        # Not by threading.Thread, whose start() waits without end for a thread that had no memory to begin with.
+        _thread.start_new_thread(call, ())
+    except RuntimeError as error:
+        # EAGAIN: a limit on processes or memory.
+        raise OSError(str(error)) from None
+    running.acquire(timeout=seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError
+    return results[0]

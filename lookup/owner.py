@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from .connection import can_be_sent
-from .errors import HiddenUser, IdentError, NoUser, Unknown
+from .connection import HiddenUser, IdentError, NoUser, Unknown, can_be_sent
 from .users import names
 
 TYPE_CHECKING = False  # see connection.py
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from .config.decision import Decision
     from .config.names import Resolver
     from .config.user_file import Fetched, UserFile
-    from .connection import Address, Owner
-    from .kernel.arrival import Arrival
+    from .connection import Address, Arrival, Owner
 
     Fetch = Callable[[int, str], Fetched]
     Read = Callable[[int, str], UserFile]

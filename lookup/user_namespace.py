@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from .errors import IdentError
+from .connection import IdentError
 
 #: How many uids there are, as /proc/self/uid_map counts them.
 _ALL_UIDS = 4294967295

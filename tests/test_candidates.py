@@ -9,8 +9,7 @@ import pytest
 from helpers.hosts import Person, Town, inside
 from helpers.netlink import NLM_F_DUMP, Wire
 
-from lookup.connection import pack
-from lookup.errors import IdentError
+from lookup.connection import IdentError, pack
 from lookup.kernel import routes, sock_diag
 
 pytest_plugins = ["helpers.people", "helpers.netlink"]

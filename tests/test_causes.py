@@ -13,8 +13,7 @@ from helpers.pairs import connect
 
 from identserver.warm.causes import SECONDS, Causes
 from identserver.warm.workers import CAUSES
-from lookup.connection import Owner
-from lookup.errors import IdentError
+from lookup.connection import IdentError, Owner
 from lookup.kernel import causes, conntrack, dumps, namespaces, routes
 from lookup.kernel.conntrack import ConntrackUnavailable, Entry, Flow
 

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from lookup.config import names as room
 from lookup.config.blocks import HostName
 from lookup.config.names import Hosts, Names, Resolver
-from lookup.connection import pack
-from lookup.errors import Unknown
+from lookup.connection import Unknown, pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,8 +17,7 @@ from lookup.config.grammar import parse_system, parse_user
 from lookup.config.names import Hosts
 from lookup.config.policy import decide
 from lookup.config.user_file import UserFile
-from lookup.connection import pack, unpack
-from lookup.errors import ConfigError, Unknown
+from lookup.connection import ConfigError, Unknown, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,12 +6,27 @@ import ipaddress
 import socket
 
 import pytest
+from helpers.hosts import Town, family_of, inside
+from helpers.machine import skip
 from helpers.pairs import connect
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookup.connection import TCP_STATES, Owner, pack, the_only, unpack
-from lookup.errors import IdentError, NoUser
+from lookup import connection
+from lookup.connection import (
+    LOOPBACK,
+    TCP_STATES,
+    Arrival,
+    IdentError,
+    NoUser,
+    Owner,
+    cookie_of,
+    pack,
+    the_only,
+    unpack,
+)
+
+pytest_plugins = ["helpers.people"]
 
 LOOPBACK_INDEX = socket.if_nametoindex("lo")
 
@@ -113,3 +128,87 @@ def test_the_states_are_the_kernels() -> None:
         ]
     assert states == ["CLOSE", "LISTEN", "ESTABLISHED"]
     assert (TCP_STATES[6], TCP_STATES[8], TCP_STATES[13]) == ("TIME_WAIT", "CLOSE_WAIT", "BOUND_INACTIVE")
+
+
+# By which device and in which network namespace did a query come in? Asked of real sockets.
+
+
+@pytest.mark.parametrize(("host", "peer"), [("127.0.0.1", ""), ("::1", ""), ("::", "127.0.0.1"), ("::", "::1")])
+def test_over_loopback(host: str, peer: str) -> None:
+    """What this host sends to itself comes in by the loopback interface."""
+    with connect(host, peer) as pair:
+        arrival = Arrival(pair.server)
+        assert (arrival.bound, arrival.device()) == (0, LOOPBACK)
+        assert arrival.cookie == cookie_of(pair.client) != b""
+
+
+@pytest.mark.parametrize("device", ["", "lan"])
+@pytest.mark.parametrize(("near", "dual"), [(Town.HERE, False), (Town.HERE_6, False), (Town.HERE, True)])
+def test_over_a_device(town: Town, near: str, dual: bool, device: str) -> None:
+    """The kernel tells the device that a connection came in by, and the one that the listening socket is bound to."""
+    with inside(town.here):
+        listener = socket.create_server(
+            ("" if dual else near, 0), family=socket.AF_INET6 if dual else family_of(near), dualstack_ipv6=dual
+        )
+        lan = socket.if_nametoindex("lan")
+    with listener:
+        if device:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        with inside(town.there):
+            caller = socket.create_connection((near, listener.getsockname()[1]))
+        with caller, listener.accept()[0] as accepted:
+            arrival = Arrival(accepted)
+            assert (arrival.bound, arrival.device()) == (lan if device else 0, lan)
+            assert arrival.cookie == cookie_of(listener) != cookie_of(caller)
+
+
+def test_a_socket_that_was_closed() -> None:
+    """Where the client has gone meanwhile nothing is known, and nothing is raised."""
+    with connect() as pair:
+        pair.server.close()
+        arrival = Arrival(pair.server)
+        assert (arrival.bound, arrival.device(), arrival.cookie) == (0, 0, b"")
+
+
+# The refusals, and the names that Twisted has for them.
+
+SENT = {
+    "IdentError": "UNKNOWN-ERROR",
+    "NoUser": "NO-USER",
+    "InvalidPort": "INVALID-PORT",
+    "HiddenUser": "HIDDEN-USER",
+}
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_what_is_sent(name: str) -> None:
+    """`str` of a refusal is the error-type of RFC 1413 section 6, whatever its detail."""
+    error = getattr(connection, name)("the detail", 1000)
+    assert str(error) == error.identDescription == SENT[name]
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_what_is_logged(name: str) -> None:
+    """The detail and the uid are there for the log, and may be left out."""
+    kind = getattr(connection, name)
+    error = kind("the detail", 1000)
+    assert (error.detail, error.uid, error.args) == ("the detail", 1000, ("the detail",))
+    assert (kind().detail, kind().uid) == ("", None)
+    assert "the detail" not in str(error)
+
+
+@pytest.mark.parametrize("name", [name for name in SENT if name != "IdentError"])
+def test_every_refusal_is_an_ident_error(name: str) -> None:
+    """Whoever handles `IdentError` handles all of them, and none of them is another."""
+    kind = getattr(connection, name)
+    assert kind.__bases__ == (connection.IdentError,)
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_twisted_has_the_same_names(name: str) -> None:
+    """Each name and identDescription is that of `twisted.protocols.ident`."""
+    try:
+        from twisted.protocols import ident
+    except ImportError:
+        skip("needs twisted")
+    assert getattr(ident, name).identDescription == SENT[name]

@@ -17,7 +17,7 @@ from helpers.machine import NOBODY, only_with_namespaces, program
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 from lookup.kernel import conntrack
 from lookup.kernel.conntrack import ConntrackUnavailable
 

@@ -10,7 +10,7 @@ from helpers.calls import call, listening, other
 from helpers.hosts import Person, Town, inside
 from helpers.netlink import NLM_F_DUMP, Wire, find
 
-from lookup.errors import IdentError, NoUser
+from lookup.connection import IdentError, NoUser
 from lookup.kernel import devices
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from helpers.hosts import Person, Town
 from helpers.netlink import NLM_F_DUMP, Wire, by_ports
 from helpers.pairs import LOOPBACK
 
-from lookup.errors import IdentError, NoUser
+from lookup.connection import IdentError, NoUser
 from lookup.kernel import dumps
 
 if TYPE_CHECKING:

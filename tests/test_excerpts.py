@@ -20,7 +20,7 @@ from lookup.config import user_file
 from lookup.config.blocks import HostName, pack_end
 from lookup.config.excerpts import Excerpts
 from lookup.config.grammar import parse_user
-from lookup.errors import IdentError, Unknown
+from lookup.connection import IdentError, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,8 +12,7 @@ import pytest
 from lookup.config.blocks import System
 from lookup.config.grammar import parse_system, parse_user
 from lookup.config.user_file import UserFile
-from lookup.connection import Owner
-from lookup.errors import IdentError, Unknown
+from lookup.connection import IdentError, Owner, Unknown
 from lookup.owner import Answer, Facts, answer
 from lookup.users import formats, names
 

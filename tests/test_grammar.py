@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lookup.config import grammar
 from lookup.config.blocks import EVERYWHERE, HostName
 from lookup.config.grammar import only_ours, parse_system, parse_user
-from lookup.errors import ConfigError, Unknown
+from lookup.connection import ConfigError, Unknown
 from lookup.users.names import LAST_UID
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from lookup.config import key
 from lookup.config.blocks import System
 from lookup.config.names import Hosts
 from lookup.config.pseudonym import Form, Pseudonyms
-from lookup.errors import Unknown
+from lookup.connection import Unknown
 
 
 @pytest.fixture(autouse=True)

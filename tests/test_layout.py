@@ -29,12 +29,12 @@ MOST_OF_THE_SCRIPT, MOST_OF_A_TEST = 80, 500
 LAYERS = (
     ("identd",),
     ("identserver.start",),
-    ("identserver.single", "identserver.by_hand", "identserver.warm", "identserver.admin"),
+    ("identserver.by_hand", "identserver.warm", "identserver.admin"),
     ("identserver.as_root",),
     ("identserver.answer",),
     ("identserver.reader",),
     ("identserver.protocol",),
-    ("identserver.privileges", "identserver.inherited"),
+    ("identserver.privileges",),
     ("identserver.log",),
     ("identserver.closed",),
     ("identserver.journal",),
@@ -45,9 +45,8 @@ LAYERS = (
     ("lookup.owner",),
     ("lookup.config",),
     ("lookup.kernel", "lookup.users"),
-    ("lookup.deadline", "lookup.user_namespace"),
+    ("lookup.user_namespace",),
     ("lookup.connection",),
-    ("lookup.errors",),
 )
 
 #: Imports that go up, each inside a function that few starts reach: options.read() parses by argparse for a person.
@@ -64,9 +63,8 @@ INPUT_AND_OUTPUT = {
     "threading", "_thread", "multiprocessing", "concurrent",
 }  # fmt: skip
 
-#: Modules of ours for one query about a connection, packages whose `__init__` is empty left out: each costs 0.1 ms. A
-#: dozen is the aim.
-MOST_MODULES = 18
+#: Modules of ours for one query about a connection, packages whose `__init__` is empty left out: each costs 0.1 ms.
+MOST_MODULES = 12
 
 #: What one query does not use.
 UNUSED = {
@@ -75,7 +73,7 @@ UNUSED = {
     "selectors", "signal", "socket", "ssl", "subprocess", "textwrap", "threading", "tokenize", "traceback", "types",
     "typing", "warnings", "weakref",
     "identserver.admin", "identserver.by_hand", "identserver.closed", "identserver.command_line", "identserver.journal",
-    "identserver.warm",
+    "identserver.options", "identserver.warm",
     "lookup.config", "lookup.kernel.causes", "lookup.kernel.conntrack", "lookup.kernel.dumps",
     "lookup.kernel.namespaces", "lookup.kernel.processes", "lookup.users.database",
 }  # fmt: skip
@@ -204,14 +202,14 @@ def test_imports_run_downwards(path: Path) -> None:
         assert allowed, f"{path.relative_to(ROOT)}:{one.line} imports {one.module}"
 
 
-def test_the_package_lookup_imports_errors_alone() -> None:
+def test_the_package_lookup_imports_one_room() -> None:
     """Every lower module runs it first, so that it imports the rest when it is called."""
     at_once = {one.module for one in ours(ROOT / "lookup" / "__init__.py") if not one.inside}
-    only_types = {"lookup.connection", "lookup.kernel.arrival", "lookup.owner"}
-    assert at_once - only_types == {"lookup.errors"}
+    only_types = {"lookup.owner"}
+    assert at_once - only_types == {"lookup.connection"}
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import lookup; print(*sys.modules)"
     loaded = set(_output(code).split())
-    assert {name for name in loaded if name.partition(".")[0] == "lookup"} == {"lookup", "lookup.errors"}
+    assert {name for name in loaded if name.partition(".")[0] == "lookup"} == {"lookup", "lookup.connection"}
 
 
 @pytest.mark.parametrize("path", PROGRAM, ids=name_of)
@@ -267,8 +265,8 @@ def list_and_leave(status):
     list_modules()
     leave(status)
 os._exit = list_and_leave
-import identd, identserver.options
-identserver.options.CONFIG = {path!r} + ".none"
+import identd, identserver
+identserver.CONFIG = {path!r} + ".none"
 status = identd.main([])
 list_modules()
 sys.exit(status)

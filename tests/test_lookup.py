@@ -15,7 +15,7 @@ from helpers.machine import ROOT
 from helpers.pairs import LOOPBACK, connect
 
 import lookup
-from lookup import errors
+from lookup import connection
 from lookup.kernel import sock_diag
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def test_importing_it_is_cheap() -> None:
     done = fresh("before = set(sys.modules)\nimport lookup\nprint(*set(sys.modules) - before)")
     assert done.stderr == ""
     new = set(done.stdout.split())
-    assert {"lookup", "lookup.errors"} <= new
+    assert {"lookup", "lookup.connection"} <= new
     assert not {name.partition(".")[0] for name in new} & {"pyroute2", "psutil", "socket", "typing", "pwd", "logging"}
 
 
@@ -221,8 +221,8 @@ assert "logging" not in sys.modules or not sys.modules["logging"].root.handlers
 
 
 def test_what_it_offers() -> None:
-    """Every public name exists, and the refusals are those of `lookup.errors`."""
+    """Every public name exists, and the refusals are those of `lookup.connection`."""
     for name in lookup.__all__:
         assert hasattr(lookup, name)
     for name in ("IdentError", "NoUser", "InvalidPort", "HiddenUser"):
-        assert getattr(lookup, name) is getattr(errors, name)
+        assert getattr(lookup, name) is getattr(connection, name)

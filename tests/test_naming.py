@@ -10,7 +10,7 @@ from lookup.config.grammar import parse_system, parse_user
 from lookup.config.policy import decide
 from lookup.config.pseudonym import Form, Pseudonyms
 from lookup.config.user_file import UserFile
-from lookup.errors import ConfigError, Unknown
+from lookup.connection import ConfigError, Unknown
 
 if TYPE_CHECKING:
     from lookup.config.decision import Decision

@@ -8,7 +8,7 @@ import pytest
 
 from lookup.config.grammar import parse_system, parse_user
 from lookup.config.words import Notice
-from lookup.errors import ConfigError
+from lookup.connection import ConfigError
 
 
 def of_user(data: bytes) -> list[Notice]:

@@ -14,7 +14,7 @@ from helpers.hosts import Person, nameless_uid
 from helpers.machine import skip
 
 from identserver.admin import obstacles
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 from lookup.kernel import sock_diag
 from lookup.users import names
 

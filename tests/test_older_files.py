@@ -11,7 +11,7 @@ from lookup.config import user_file
 from lookup.config.grammar import parse_system
 from lookup.config.policy import decide
 from lookup.config.user_file import FAKEID, NOIDENT, UNREAD, Fetched, UserFile
-from lookup.errors import ConfigError
+from lookup.connection import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from identserver import command_line, options
 from identserver.options import IGNORE, MAYBE, NONE, PRINTS, TABLE, Option, Options, UsageError
+from lookup.connection import IDENT_PORT
 
 #: What stands for an argument, right and wrong ones of every kind.
 VALUES = ["5", "0", "-1", "1e3", "x", "", "nobody", "127.0.0.1", "::1", "fe80::1%1", "113", "ssh", "99999", "a:b",
@@ -92,6 +93,11 @@ def test_each_option_has_an_attribute(option: Option) -> None:
         assert options.read([f"--{option.name}" + ("=1" if option.takes not in (NONE, MAYBE) else "")]).ignored
     else:
         assert hasattr(Options, option.attribute)
+
+
+def test_the_port_is_idents() -> None:
+    """What holds without options names the port by itself, as the package imports nothing of `lookup`."""
+    assert Options.port == IDENT_PORT
 
 
 def test_no_two_options_share_a_name() -> None:

@@ -14,7 +14,7 @@ from lookup import owner as room
 from lookup.config import forward, user_file
 from lookup.config.blocks import HostName
 from lookup.config.user_file import Fetched
-from lookup.errors import IdentError, Unknown
+from lookup.connection import IdentError, Unknown
 from lookup.owner import Facts, Memory
 from lookup.users import names
 

@@ -20,8 +20,7 @@ from lookup.config.grammar import parse_system, parse_user
 from lookup.config.made_up import pick
 from lookup.config.policy import decide
 from lookup.config.user_file import UserFile
-from lookup.connection import MAX_USER_ID
-from lookup.errors import ConfigError, Unknown
+from lookup.connection import MAX_USER_ID, ConfigError, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

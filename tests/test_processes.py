@@ -16,7 +16,7 @@ from helpers.machine import program, skip
 from helpers.pairs import connect
 from helpers.states import CLOSE_WAIT, FIN_WAIT2, TIME_WAIT, table
 
-from lookup.errors import IdentError, NoUser
+from lookup.connection import IdentError, NoUser
 from lookup.kernel import processes
 
 if TYPE_CHECKING:

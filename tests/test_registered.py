@@ -13,7 +13,7 @@ from lookup.config.excerpts import Excerpts
 from lookup.config.grammar import parse_system
 from lookup.config.policy import decide
 from lookup.config.user_file import REGISTERED, REGISTERED_IN, UserFile, others_of
-from lookup.errors import IdentError, Unknown
+from lookup.connection import IdentError, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ import pytest
 from lookup.config.blocks import HostName, pack_end
 from lookup.config.grammar import parse_system, parse_user
 from lookup.config.selection import Selection
-from lookup.errors import Unknown
+from lookup.connection import Unknown
 
 if TYPE_CHECKING:
     from lookup.config.blocks import Uids

@@ -11,7 +11,7 @@ import pytest
 from helpers.name_services import FAILS, NO_RECORD, daemon
 from helpers.name_services import userdb as replying
 
-from lookup.errors import IdentError, Unknown
+from lookup.connection import IdentError, Unknown
 from lookup.users import library, names, services, userdb
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from identserver.warm.shares import SLOW, Shares
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

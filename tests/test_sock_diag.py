@@ -19,7 +19,7 @@ from helpers.netlink import NLM_F_DUMP, Wire, by_ports, find
 from helpers.pairs import LOOPBACK, connect
 from helpers.states import CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_RECV, SYN_SENT, TIME_WAIT, table
 
-from lookup.errors import IdentError, NoUser
+from lookup.connection import IdentError, NoUser
 from lookup.kernel import dumps, sock_diag
 
 if TYPE_CHECKING:

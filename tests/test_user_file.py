@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookup.config import user_file
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lookup.config import user_file
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 XDG, HOME = user_file.FILES
 

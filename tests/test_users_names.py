@@ -11,7 +11,7 @@ import pytest
 from helpers.hosts import Person, login, nameless_uid
 
 from lookup import user_namespace
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 from lookup.users import names
 
 if TYPE_CHECKING:

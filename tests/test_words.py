@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lookup.config import words
 from lookup.config.words import Words, shown
-from lookup.errors import ConfigError
+from lookup.connection import ConfigError
 
 #: What tells words apart, and what looks as if it did.
 SOUP = [

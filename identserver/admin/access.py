@@ -12,7 +12,7 @@ import stat
 
 import lookup
 from lookup.config import sandbox, user_file
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 from lookup.users.names import OVERFLOW_UID
 
 from .. import reader

@@ -10,8 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from lookup.connection import Owner
-from lookup.errors import IdentError, Unknown
+from lookup.connection import IdentError, Owner, Unknown
 from lookup.owner import Facts, answer
 
 from ..answer import load_system_file, reply_line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 from .. import __version__
 from . import fresh, installation, needs, obstacles, port, strays
@@ -52,12 +52,13 @@ def _check(options: Options) -> dict[str, Any]:
 
 def _check_host(options: Options) -> dict[str, Any]:
     """Look at everything that matters to an identd of whoever runs this; return what was found, for programs."""
-    found: dict[str, Any] = {"answer": fresh.check_answer()}
+    installed = installation.look(options)
+    found: dict[str, Any] = {"answer": fresh.check_answer(as_root=installed.is_a_trial)}
     # Where uids mean nothing, or names can't be asked for, nor can these.
     if not obstacles.check_hindrances():
         obstacles.check_peculiarities()
-    installation.check_installation(options)
-    found |= port.check_port(options, options.port)
+    installation.tell(installed)
+    found |= port.check_port(options, options.port, installed)
     strays.check_strays(options)
     needs.check_units(options)
     # Last, because with --user it may give up root for good.

@@ -7,7 +7,7 @@ import os
 
 import lookup
 from lookup.config import system_file
-from lookup.errors import ConfigError, IdentError
+from lookup.connection import ConfigError, IdentError
 from lookup.kernel import codec, dumps, holder, sock_diag
 
 from .. import __version__

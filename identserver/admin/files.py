@@ -6,7 +6,7 @@ import os
 
 from lookup.config import system_file, user_file
 from lookup.config.grammar import only_ours
-from lookup.errors import ConfigError, IdentError, Unknown
+from lookup.connection import ConfigError, IdentError, Unknown
 from lookup.users import names
 
 from ..privileges import become_owner

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 from lookup.users import names
 
 from ..answer import LOOKUP_SECONDS
@@ -25,26 +25,33 @@ SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.ab
 #: A system file under which the reply is the login name, whatever the owner's file says.
 _LOGIN_NAMES_ONLY = b"default { default { force spoof } }"
 
+#: Starts an identd that remains root.
+_AS_ROOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from identserver import start; start.serve_for_root()"
+
 #: Seconds that the fresh identd may take to start and to reply, apart from the lookup; and to end afterwards.
 _START_SECONDS, _END_SECONDS = 2.0, 2.0
 
 
-def check_answer() -> dict[str, Any]:
-    """Ask a fresh identd about a real connection; print what came of it, and return that."""
+def check_answer(as_root: bool = False) -> dict[str, Any]:
+    """Ask a fresh identd about a real connection; print what came of it, and return that.
+
+    :param as_root: it remains root, for it could read nothing here as anybody else.
+    """
     try:
         expected = ":".join(names.login(os.geteuid()))
     except IdentError as error:
         expected = f"unknown ({error.detail})"
     query, reply, log = "", "", ""
     try:
-        with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(
-            listener.getsockname()
-        ) as asked_about:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.create_connection(listener.getsockname()) as asked_about,
+        ):
             # This end is not needed: `asked_about` holds the connection that the query is about.
             listener.accept()[0].close()
             query = f"{asked_about.getsockname()[1]},{asked_about.getpeername()[1]}"
             began = time.monotonic()
-            reply, log = _ask_a_fresh_identd(listener, query)
+            reply, log = _ask_a_fresh_identd(listener, query, as_root)
             took = time.monotonic() - began
     except OSError as error:
         # ENETUNREACH, EADDRNOTAVAIL: loopback is down. EMFILE, EAGAIN: a limit. EACCES: Python is closed to us.
@@ -68,14 +75,15 @@ def check_answer() -> dict[str, Any]:
     }
 
 
-def _ask_a_fresh_identd(listener: socket.socket, query: str) -> tuple[str, str]:
+def _ask_a_fresh_identd(listener: socket.socket, query: str, as_root: bool) -> tuple[str, str]:
     """Start identd on a connection of its own, ask it, and return its reply and what it wrote to standard error."""
     system, text = os.pipe()
     os.write(text, _LOGIN_NAMES_ONLY)
     os.close(text)
-    command = [sys.executable, SCRIPT, "--debug", "--nosyslog", "--config", f"/dev/fd/{system}"]
+    how = ["-c", _AS_ROOT, os.path.dirname(SCRIPT)] if as_root else [SCRIPT]
+    command = [sys.executable, *how, "--debug", "--nosyslog", "--config", f"/dev/fd/{system}"]
     with socket.create_connection(listener.getsockname()) as asker:
-        with listener.accept()[0] as handed_over:
+        with _accepted(listener, asker) as handed_over:
             process = subprocess.Popen(
                 command, stdin=handed_over.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                 pass_fds=[system],
@@ -88,6 +96,15 @@ def _ask_a_fresh_identd(listener: socket.socket, query: str) -> tuple[str, str]:
             process.kill()
             log = process.communicate()[1]
     return reply, log.decode("ascii", "replace").rstrip("\n")
+
+
+def _accepted(listener: socket.socket, asker: socket.socket) -> socket.socket:
+    """Accept our own connection. Whoever else comes here is not talked to."""
+    while True:
+        accepted, address = listener.accept()
+        if address == asker.getsockname():
+            return accepted
+        accepted.close()
 
 
 def ask(asker: socket.socket, query: str) -> str:

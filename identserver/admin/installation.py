@@ -7,10 +7,11 @@ import os
 import pwd
 import stat
 import sys
+from typing import NamedTuple
 
 import lookup
 
-from ..closed import first_closed, needed
+from ..closed import Unreadable, first_closed, needed
 from ..options import UsageError
 from ..privileges import drop_privileges
 from .fresh import SCRIPT
@@ -26,28 +27,55 @@ if TYPE_CHECKING:
 _MOST = 65536
 
 
-def check_installation(options: Options, for_others: bool = True) -> None:
-    """Print what keeps the user who serves from the installation (as root: --user, else nobody).
+class Findings(NamedTuple):
+    """What was found of the installation, for one user; ``""`` where nothing is in the way."""
 
-    :param for_others: whether others may come to serve, too, where we are not root.
+    user: str
+    unreadable: str
+    #: Why each query compiles it anew.
+    uncompiled: str
+    #: What keeps others from it, where it was looked at as an ordinary user.
+    closed_to_others: str = ""
+    #: Root tries it in a clone under a closed home, or the like: nobody asked that others serve from there.
+    is_a_trial: bool = False
+
+
+def look(options: Options, for_others: bool = True) -> Findings:
+    """Return what keeps the user who serves from the installation (as root: --user, else nobody).
+
+    :param for_others: whether others may come to serve, too: there is no unit that names the user.
     :raises UsageError: there is no such user. :raises OSError: root can't be given up.
     """
     lookup.import_all()
     paths = list(_paths())
-    if os.geteuid() == 0:
-        user = options.user or "nobody"
-        unreadable, uncompiled = _as_another(options, paths)
-    else:
-        user = _own_name()
+    if os.geteuid() != 0:
         unreadable, uncompiled = _found(paths)
-        if for_others and not unreadable and (lacking := _closed_to_others(paths)):
-            row("install", f"identd can't run as another user, such as nobody: {lacking}", WARNING)
-    if unreadable:
-        row("error", f"identd can't run as {user}: {unreadable}")
-    elif uncompiled:
-        row("install", f"{user} compiles identd at each query: {uncompiled}", WARNING)
+        lacking = _closed_to_others(paths) if for_others and not unreadable else ""
+        return Findings(_own_name(), unreadable, uncompiled, lacking)
+    unreadable, uncompiled, on_the_way = as_another(options.user, options.group, paths)
+    is_a_trial = bool(on_the_way) and for_others and options.user is None
+    return Findings(options.user or "nobody", unreadable, uncompiled, is_a_trial=is_a_trial)
+
+
+def tell(found: Findings) -> None:
+    """Print what keeps the user who serves from the installation."""
+    if found.is_a_trial:
+        row("install", f"asked as root, for identd can't serve from here as {found.user}: {found.unreadable}", WARNING)
+    elif found.unreadable:
+        row("error", f"identd can't run as {found.user}: {found.unreadable}")
+    elif found.closed_to_others:
+        lacking = found.closed_to_others
+        row("install", f"identd can't run as another user, such as nobody: {lacking}", WARNING)
+    if found.uncompiled and not found.unreadable:
+        row("install", f"{found.user} compiles identd at each query: {found.uncompiled}", WARNING)
         top = os.path.dirname(SCRIPT)
         row("", f"as root, run `{sys.executable} -m compileall -q {top}/identserver {top}/lookup`")
+
+
+def _top() -> str:
+    """Return the installation's own folder: a virtual environment, or a clone."""
+    folder = os.path.dirname(SCRIPT)
+    return sys.prefix if folder.startswith(f"{sys.prefix}/") and sys.prefix != sys.base_prefix else folder
 
 
 def _own_name() -> str:
@@ -58,28 +86,44 @@ def _own_name() -> str:
         return f"uid {uid}"
 
 
-def _as_another(options: Options, paths: list[tuple[str, str]]) -> tuple[str, str]:
-    """Return what the user who serves finds, tried by a child that becomes that user."""
+def as_another(user: str | None, group: str | None, paths: list[tuple[str, str]]) -> tuple[str, str, str]:
+    """Return what another user finds, tried by a child that becomes that user; ``""`` for what is not in the way.
+
+    These are what can't be read, why each query compiles it anew, and what is closed above our installation.
+
+    :param user: see `drop_privileges`. :param paths: see `closed.needed`.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reading)
-            try:
-                drop_privileges(options.user, options.group)
-                found = _found(paths)
-            except (OSError, UsageError) as error:
-                # `closed.Unreadable`; EPERM: a sandbox.
-                found = (getattr(error, "strerror", "") or str(error), "")
-            os.write(writing, "\0".join(found).encode("utf-8", "surrogateescape")[:_MOST])
+            os.write(writing, "\0".join(_becoming(user, group, paths)).encode("utf-8", "surrogateescape")[:_MOST])
         finally:
             os._exit(0)
     os.close(writing)
     with open(reading, "rb") as pipe:
         said = pipe.read(_MOST).decode("utf-8", "surrogateescape")
     os.waitpid(child, 0)
-    unreadable, _, uncompiled = said.partition("\0")
-    return unreadable, uncompiled
+    unreadable, uncompiled, on_the_way, *_ = [*said.split("\0"), "", ""]
+    return unreadable, uncompiled, on_the_way
+
+
+def _becoming(user: str | None, group: str | None, paths: list[tuple[str, str]]) -> tuple[str, str, str]:
+    """Become a user for good, and return what `as_another` does."""
+    try:
+        try:
+            drop_privileges(user, group)
+            found = _found(paths)
+        except Unreadable as error:
+            # That user by now.
+            found = (str(error.strerror), "")
+        # Not the installation's own folder: what was made under umask 077 is no home. "Folder/file": it is passed
+        # through, nobody lists it.
+        return (*found, first_closed([("identd", f"{os.path.dirname(_top())}/folder/file")]))
+    except (OSError, UsageError) as error:
+        # EPERM: a sandbox.
+        return getattr(error, "strerror", "") or str(error), "", ""
 
 
 def _found(paths: list[tuple[str, str]]) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import os
 
 from lookup.config.key import place
 from lookup.config.pseudonym import KEY_OCTETS
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 from .printing import show
 

@@ -12,8 +12,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-from lookup.connection import TCP_STATES, unpack
-from lookup.errors import IdentError
+from lookup.connection import TCP_STATES, IdentError, unpack
 from lookup.kernel import sock_diag
 
 TYPE_CHECKING = False  # see options.py
@@ -135,8 +134,10 @@ def _program(pid: int) -> str:
         program = comm.read().strip()
     if program.startswith("python"):
         with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as words:
-            script = next((word for word in words.read().split("\0")[1:] if not word.startswith("-")), "")
-        return os.path.basename(script) or program
+            arguments = words.read().split("\0")[1:]
+        # With -c there is none, but code.
+        script = next((word for word in arguments if word == "-c" or not word.startswith("-")), "-c")
+        return program if script == "-c" else os.path.basename(script) or program
     return program
 
 
@@ -165,8 +166,10 @@ def unit_of(pid: int) -> str:
 def socket_units(port: int) -> dict[str, list[str]]:
     """Return the active socket units that listen on a port, and where. None, where systemd can't be asked."""
     found: dict[str, list[str]] = {}
+    # Without --state= there are those that failed, or were stopped, too: another may have their port.
+    said = asked("systemctl", "list-sockets", "--state=active", "--no-legend", "--no-pager", "--full")
     # UNIT follows LISTEN, which may have no blank for TCP.
-    for line in asked("systemctl", "list-sockets", "--no-legend", "--no-pager", "--full").splitlines():
+    for line in said.splitlines():
         fields = line.replace("\u25cf", " ").split()
         if len(fields) >= 2 and fields[0].endswith(f":{port}"):
             found.setdefault(fields[1], []).append(fields[0])

@@ -6,7 +6,7 @@ import socket
 
 from lookup.config import system_file
 from lookup.config.blocks import Domain, HostName
-from lookup.errors import ConfigError
+from lookup.connection import ConfigError
 
 from . import units
 from .printing import WARNING, row

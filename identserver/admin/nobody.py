@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import lookup
-from lookup.errors import IdentError, NoUser
+from lookup.connection import IdentError, NoUser
 from lookup.kernel import causes
 from lookup.kernel.sock_diag import SockDiagUnavailable
 

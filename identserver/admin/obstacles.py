@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 from lookup.kernel import sock_diag
 from lookup.user_namespace import owns_the_network, sees_every_uid
 from lookup.users import names

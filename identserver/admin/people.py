@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from lookup.errors import IdentError, Unknown
+from lookup.connection import IdentError, Unknown
 from lookup.users import names
 
 from ..options import UsageError

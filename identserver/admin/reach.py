@@ -33,19 +33,30 @@ XINETD, INETD = "/etc/xinetd.conf", "/etc/inetd.conf"
 #: Services of other ident servers, which open the port themselves.
 _OTHERS = ("oidentd", "ident2", "nullidentd", "pidentd", "slidentd", "fakeidentd", "midentd", "ident", "auth")
 
+#: What systemd takes for a yes (systemd.syntax(7)).
+_YES = ("yes", "true", "on", "1")
+
 #: Names of the port in services(5).
 _NAMES = {IDENT_PORT: ("auth", "ident", "tap")}
 
 #: Where superservers are, and what they are called.
 PROGRAMS = "/usr/sbin:/sbin:/usr/bin"
-_SUPERSERVERS = {"xinetd": ("xinetd",), "inetd": ("inetd", "openbsd-inetd", "inetutils-inetd", "rlinetd")}
+SUPERSERVERS = {"xinetd": ("xinetd",), "inetd": ("inetd", "openbsd-inetd", "inetutils-inetd", "rlinetd")}
 
 
 class Claim(NamedTuple):
-    """Something that is set up to serve the port: what, and in which file."""
+    """Something that is set up to serve the port: what, and in which file; how it starts what serves there."""
 
     what: str
     path: str
+    #: ``""``: systemd itself.
+    superserver: str = ""
+    #: ``""``: root, or nobody whom passwd has to know.
+    user: str = ""
+    #: Words as a shell has them, the program's path first.
+    command: str = ""
+    #: What the superserver does not take, each as the rest of a sentence.
+    mistakes: tuple[str, ...] = ()
 
 
 def check_claims(port: int, is_served: bool) -> list[dict[str, str]]:
@@ -60,7 +71,7 @@ def check_claims(port: int, is_served: bool) -> list[dict[str, str]]:
     if not is_served:
         advice = f"start what is enabled, {said}" if found else "README tells how to serve it"
         row("port", f"nobody listens on port {port} yet: {advice}", WARNING)
-    return [claim._asdict() for claim in found]
+    return [{"what": claim.what, "path": claim.path} for claim in found]
 
 
 def claims(port: int) -> list[Claim]:
@@ -95,7 +106,31 @@ def _units(port: int) -> Iterator[Claim]:
             # An empty one takes back those before it.
             streams = [*streams, value] if value else []
         if any(stream.rpartition(":")[2] == str(port) for stream in streams):
-            yield Claim(name, path)
+            yield Claim(name, path, "", *_started_by(name, text))
+
+
+def _started_by(name: str, text: str) -> tuple[str, str, tuple[str, ...]]:
+    """Return the user, the command and the mistakes of the service that a socket unit starts."""
+    stem = name.rpartition(".")[0]
+    service = _last("Service", text) or (f"{stem}@.service" if _last("Accept", text) in _YES else f"{stem}.service")
+    # An instance has its template's file.
+    path, settings = _unit(re.sub(r"@.*\.", "@.", service))
+    if not path:
+        return "", "", (f"starts {service}, which is not installed",)
+    commands: list[str] = []
+    for value in re.findall(r"^[ \t]*ExecStart[ \t]*=[ \t]*(.*?)[ \t]*$", re.sub(r"\\\n", " ", settings), re.MULTILINE):
+        # An empty one takes back those before it.
+        commands = [*commands, value] if value else []
+    if len(commands) > 1 and _last("Type", settings) != "oneshot":
+        return "", "", (f"starts {service}, which has two ExecStart=: an empty one takes back what stood before",)
+    user = "" if _last("DynamicUser", settings) in _YES else _last("User", settings)
+    return user, commands[0] if commands else "", ()
+
+
+def _last(name: str, text: str) -> str:
+    """Return the value that a setting of a unit has in the end; ``""``: none."""
+    *_, last = "", *re.findall(rf"^[ \t]*{name}[ \t]*=[ \t]*(.*?)[ \t]*$", text, re.MULTILINE)
+    return str(last)
 
 
 def _unit(name: str) -> tuple[str, str]:
@@ -108,7 +143,7 @@ def _unit(name: str) -> tuple[str, str]:
 
 
 def _is_here(superserver: str) -> bool:
-    return any(shutil.which(name, path=PROGRAMS) for name in _SUPERSERVERS[superserver])
+    return any(shutil.which(name, path=PROGRAMS) for name in SUPERSERVERS[superserver])
 
 
 def _xinetd(port: int) -> Iterator[Claim]:
@@ -126,7 +161,13 @@ def _xinetd(port: int) -> Iterator[Claim]:
             settings = dict(re.findall(r"^[ \t]*(\w+)[ \t]*[-+]?=[ \t]*(.*?)[ \t]*$", body, re.MULTILINE))
             wanted = settings.get("port") == str(port) or ("port" not in settings and name in _NAMES.get(port, ()))
             if wanted and settings.get("disable", "no").lower() != "yes":
-                yield Claim(f"xinetd's service {settings.get('id', name)}", path)
+                command = settings.get("server", "")
+                if arguments := settings.get("server_args"):
+                    # With NAMEINARGS they begin with the program's own name.
+                    own_name = "NAMEINARGS" in settings.get("flags", "").split()
+                    command += " " + (arguments.partition(" ")[2] if own_name else arguments)
+                what = f"xinetd's service {settings.get('id', name)}"
+                yield Claim(what, path, "xinetd", settings.get("user", ""), command)
 
 
 def _inetd(port: int) -> Iterator[Claim]:
@@ -139,7 +180,9 @@ def _inetd(port: int) -> Iterator[Claim]:
         if len(fields) > 5 and not line.startswith("#") and fields[2].startswith("tcp"):
             service = fields[0].rpartition(":")[2]
             if service in (str(port), *_NAMES.get(port, ())):
-                yield Claim(f"inetd's line {number}", INETD)
+                # user = name ["." group] or name ":" group
+                user = re.split("[.:]", fields[4])[0]
+                yield Claim(f"inetd's line {number}", INETD, "inetd", user, " ".join([fields[5], *fields[7:]]))
 
 
 def check_packet_filter(port: int) -> list[str]:

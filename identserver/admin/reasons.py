@@ -8,7 +8,7 @@ import os
 import lookup
 from lookup.config import user_file
 from lookup.config.blocks import quoted
-from lookup.errors import ConfigError, HiddenUser, IdentError, NoUser, Unknown
+from lookup.connection import ConfigError, HiddenUser, IdentError, NoUser, Unknown
 from lookup.kernel import holder
 from lookup.owner import Answer, Facts, answer
 from lookup.users import names

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from lookup.config import key
 from lookup.config.pseudonym import Form
-from lookup.connection import pack
-from lookup.errors import IdentError, Unknown
+from lookup.connection import IdentError, Unknown, pack
 from lookup.users import names
 
 from .printing import show

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 from lookup.config import sandbox
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 from ..answer import LOOKUP_SECONDS
 from . import fresh, installation
@@ -38,7 +38,7 @@ def look_from_within(options: Options) -> int:
     question = json.load(sys.stdin)
     begin(for_program=True)
     check_hindrances(within_a_unit=True)
-    installation.check_installation(options, for_others=False)
+    installation.tell(installation.look(options, for_others=False))
     reply, log = _ask(options, question["addresses"], question["query"])
     homes = {home: _seen(home) for home in question["homes"]}
     options.user = None  # whose file to read, elsewhere

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from .. import options as defaults
+import identserver
+
 from .printing import WARNING, row
 
 TYPE_CHECKING = False  # see options.py
@@ -21,7 +22,7 @@ def check_strays(options: Options) -> None:
     if options.requires_system_file:
         # Whoever names a file looks nowhere else.
         return
-    folder = os.path.dirname(defaults.CONFIG)
+    folder = os.path.dirname(identserver.CONFIG)
     if not os.path.lexists(options.system_file):
         for name in _LOOK_ALIKES:
             if os.path.exists(path := os.path.join(folder, name)):

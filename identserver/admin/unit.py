@@ -19,7 +19,7 @@ import sys
 import tempfile
 
 from lookup.config.user_file import FILES
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 from ..options import Options, UsageError, read
 from . import asking
@@ -97,7 +97,7 @@ def check_unit(options: Options, name: str) -> dict[str, Any]:
         raise IdentError("--unit starts a copy of the unit, which only root may")
     unit = _shown(_service_of(name), *_PROPERTIES)
     if unit.get("LoadState") != "loaded" or not unit.get("FragmentPath"):
-        raise IdentError(f"systemd has no unit {name} ({unit.get('LoadState') or 'it does not answer'})")
+        raise IdentError(_no_unit(name, unit.get("LoadState", "")))
     files = [unit["FragmentPath"], *unit.get("DropInPaths", "").split()]
     settings = "".join(map(_service_section, files))
     command = _command(settings)
@@ -109,6 +109,15 @@ def check_unit(options: Options, name: str) -> dict[str, Any]:
     within = _look_from_within(settings, ours, own, bool(unit.get("IPAddressDeny")))
     port = _port(options, unit)
     return {"unit": unit["Id"], "within": within, **check_port(own, port)}
+
+
+def _no_unit(name: str, state: str) -> str:
+    """Return why a unit can't be started, by the state that systemd has it in (``LoadState``; ``""``: no answer)."""
+    if state in ("bad-setting", "error"):
+        return f"systemd can't read the unit {name} ({state}): `systemctl status {name}` says why"
+    if state == "masked":
+        return f"the unit {name} is masked: `systemctl unmask {name}`"
+    return f"systemd has no unit {name} ({state or 'it does not answer'})"
 
 
 def _shown(name: str, *properties: str) -> dict[str, str]:

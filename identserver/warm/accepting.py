@@ -7,7 +7,7 @@ import errno
 import functools
 import os
 
-from ..inherited import BACKLOG
+from .listeners import BACKLOG
 from .workers import MAX_THREADS
 
 TYPE_CHECKING = False  # see deadlines.py

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 from lookup.kernel import causes
 
 from .workers import CAUSES

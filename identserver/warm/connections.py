@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from lookup.kernel.arrival import Arrival
+from lookup.connection import Arrival
 
-from ..inherited import Ends, endpoint
+from ..answer import endpoint
+from ..protocol import Ends
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import lookup
-from lookup.errors import IdentError, NotAccepted, NoUser, Unknown
+from lookup.connection import IdentError, NotAccepted, NoUser, Unknown
 from lookup.kernel.sock_diag import SockDiag, SockDiagUnavailable
 from lookup.owner import Facts, Memory, answer
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from lookup.config.blocks import System
     from lookup.config.user_file import UserFile
-    from lookup.connection import Address, Owner
-    from lookup.kernel.arrival import Arrival
+    from lookup.connection import Address, Arrival, Owner
     from lookup.users.sub_ids import SubIds
 
     from .loop import Loop

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 
 from lookup.config.excerpts import Excerpts
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:

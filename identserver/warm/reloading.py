@@ -6,8 +6,7 @@ import os
 import time
 
 from lookup.config import system_file
-from lookup.deadline import within
-from lookup.errors import IdentError, Unknown
+from lookup.connection import IdentError, Unknown, within
 
 from ..answer import LOOKUP_SECONDS, load_system_file, with_key
 from .workers import SYSTEM_FILE

@@ -7,13 +7,13 @@ import os
 import time
 
 from ..answer import LINGER_SECONDS, AnsweringServer, keep_key, log_failure
-from ..inherited import listener_name
 from ..log import SEND_AGAIN_SECONDS, Log, say
 from ..privileges import drop_privileges
 from . import reloading
 from .accepting import Acceptor, connection_limit
 from .connections import Connections
 from .deadlines import Deadlines
+from .listeners import listener_name
 from .notify import Notify
 from .parent import Parent, let_go
 

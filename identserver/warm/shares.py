@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:

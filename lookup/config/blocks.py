@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..connection import pack
-from ..errors import Unknown
+from ..connection import Unknown, pack
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:

@@ -11,9 +11,7 @@ import threading
 import time
 from collections import Counter
 
-from ..connection import pack, unpack
-from ..deadline import within
-from ..errors import Unknown
+from ..connection import Unknown, pack, unpack, within
 from .blocks import quoted
 
 TYPE_CHECKING = False  # see connection.py

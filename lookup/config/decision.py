@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
-    from ..errors import Unknown
+    from ..connection import Unknown
 
 #: Where no block of the system file matches.
 NO_RULE = "no rule"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 
-from ..errors import ConfigError, IdentError
+from ..connection import ConfigError, IdentError
 from .blocks import pack_end
 from .grammar import parse_user
 from .user_file import Fetched, UserFile, fetch, look_at_others, others_of, parse

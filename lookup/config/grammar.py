@@ -24,7 +24,7 @@ STRING is a word or a quoted string, but not a keyword; keywords have no quotes,
 
 from __future__ import annotations
 
-from ..errors import ConfigError, Unknown
+from ..connection import ConfigError, Unknown
 from ..users import database
 from ..users.names import LAST_UID
 from .blocks import EVERYWHERE, Range, Section, System, UserBlock

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from ..errors import Unknown
+from ..connection import Unknown
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:

@@ -6,9 +6,7 @@ import _socket as socket  # see lookup/connection.py
 import os
 import time
 
-from ..connection import pack, unpack
-from ..deadline import within
-from ..errors import Unknown
+from ..connection import Unknown, pack, unpack, within
 from .blocks import Asked, HostName, quoted
 
 TYPE_CHECKING = False  # see connection.py

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..connection import can_be_sent, unpack
-from ..errors import Unknown
+from ..connection import Unknown, can_be_sent, unpack
 from .blocks import HostName, quoted
 from .decision import Decision
 from .made_up import MADE_UP

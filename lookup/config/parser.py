@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..connection import can_be_sent
-from ..errors import Unknown
+from ..connection import Unknown, can_be_sent
 from .blocks import EVERYWHERE, Domain, HostName, Statement, Where
 from .names import Names
 from .words import Words, shown

@@ -6,7 +6,7 @@ may need to know comes as functions, which are called only where the decision de
 
 from __future__ import annotations
 
-from ..errors import Unknown
+from ..connection import Unknown
 from .blocks import UserBlock, pack_end, unresolved
 from .decision import NO_RULE, Decision
 from .made_up import MADE_UP, pick

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from ..errors import IdentError
+from ..connection import IdentError
 from .user_file import REGISTERED, Unusable, is_hidden, read_once
 
 TYPE_CHECKING = False  # see connection.py

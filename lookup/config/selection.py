@@ -6,7 +6,7 @@ because a name in it can't be looked up.
 
 from __future__ import annotations
 
-from ..errors import Unknown
+from ..connection import Unknown
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:

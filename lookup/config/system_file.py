@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import ConfigError
+from ..connection import ConfigError
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:

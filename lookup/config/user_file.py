@@ -11,8 +11,7 @@ import os
 import stat
 import time
 
-from ..connection import pack, unpack
-from ..errors import ConfigError, IdentError, Unknown
+from ..connection import ConfigError, IdentError, Unknown, pack, unpack
 from .blocks import EVERYWHERE, Statement, UserBlock
 from .grammar import parse_user
 from .words import Words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
-from ..errors import ConfigError
+from ..connection import ConfigError
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:

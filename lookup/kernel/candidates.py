@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import socket
 
-from ..connection import pack, the_only
-from ..errors import IdentError, NotAccepted, NoUser
-from .arrival import LOOPBACK
+from ..connection import LOOPBACK, IdentError, NotAccepted, NoUser, pack, the_only
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
-    from ..connection import Owner
-    from .arrival import Arrival
+    from ..connection import Arrival, Owner
     from .sock_diag import Ends
 
 #: In which a connection may wait in accept()'s queue; and before that for the far end to confirm it, or to say

@@ -6,8 +6,7 @@ kernel's table of sockets a few times, and asks conntrack for one entry.
 
 from __future__ import annotations
 
-from ..connection import pack, unpack
-from ..errors import IdentError, NoUser
+from ..connection import IdentError, NoUser, pack, unpack
 from . import conntrack, dumps, namespaces, routes, sock_diag
 from .candidates import UNACCEPTED
 from .conntrack import ConntrackUnavailable

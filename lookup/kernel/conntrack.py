@@ -13,8 +13,7 @@ import _socket as socket  # see sock_diag.py
 import errno
 import struct
 
-from ..connection import pack, unpack
-from ..errors import IdentError
+from ..connection import IdentError, pack, unpack
 from . import codec
 
 TYPE_CHECKING = False  # see connection.py

@@ -9,8 +9,7 @@ import itertools
 import socket
 import struct
 
-from ..connection import pack
-from ..errors import NoUser
+from ..connection import NoUser, pack
 from .candidates import held_by_a_process
 from .sock_diag import SockDiag
 

@@ -11,8 +11,7 @@ import os
 import socket
 import struct
 
-from ..deadline import within
-from ..errors import IdentError
+from ..connection import IdentError, within
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:

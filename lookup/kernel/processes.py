@@ -10,17 +10,14 @@ import os
 import stat
 import sys
 
-from ..connection import Owner, pack, the_only
-from ..errors import IdentError, NotAccepted, NoUser
+from ..connection import IdentError, NotAccepted, NoUser, Owner, cookie_of, pack, the_only
 from ..user_namespace import check_owner, sees_every_uid
-from .arrival import cookie_of
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from typing import Any
 
-    from ..connection import Address
-    from .arrival import Arrival
+    from ..connection import Address, Arrival
 
 #: CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE (linux/capability.h): with both, every /proc/PID/fd is open to us.
 _SEES_PROCESSES = 1 << 2 | 1 << 19

@@ -9,7 +9,7 @@ import errno
 import socket
 import struct
 
-from ..errors import IdentError
+from ..connection import IdentError
 
 _RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
 _NLMSG_ERROR = 2

@@ -13,18 +13,15 @@ import struct
 import time
 from _socket import inet_ntop
 
-from ..connection import MAPPED, TCP_STATES, Owner, pack
-from ..errors import IdentError, NoUser
+from ..connection import MAPPED, TCP_STATES, IdentError, NoUser, Owner, cookie_of, pack
 from . import codec
-from .arrival import cookie_of
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from ..connection import Address
-    from .arrival import Arrival
+    from ..connection import Address, Arrival
     from .devices import Devices
 
     #: Of a connection: address and port here, address and port of the far end.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import IdentError
+from ..connection import IdentError
 from . import services
 from .names import uid_of
 
@@ -10,7 +10,7 @@ TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..errors import Unknown
+    from ..connection import Unknown
 
 
 def uids(names: Iterable[bytes]) -> dict[bytes, int | Unknown | None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import IdentError
+from ..connection import IdentError
 from . import names
 
 #: What may follow a percent sign.

@@ -12,7 +12,7 @@ import os
 # What ctypes itself stands on: that would take 6 ms more.
 from _ctypes import FUNCFLAG_CDECL, Array, CFuncPtr, _SimpleCData, byref, dlopen, dlsym
 
-from ..errors import IdentError
+from ..connection import IdentError
 from .services import read
 
 TYPE_CHECKING = False  # see connection.py

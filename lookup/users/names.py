@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import pwd
 
-from ..errors import IdentError, Unknown
+from ..connection import IdentError, Unknown
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:

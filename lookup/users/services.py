@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import IdentError
+from ..connection import IdentError
 
 #: What the name service asks, and in which order (nsswitch.conf(5)).
 NSSWITCH = "/etc/nsswitch.conf"

@@ -11,7 +11,7 @@ import _socket as socket  # see lookup/connection.py
 import errno
 import os
 
-from ..errors import IdentError
+from ..connection import IdentError
 
 #: Where each service has its socket, of its own name. Who starts systemd has the second folder.
 _SERVICES, _BOOTED = "/run/systemd/userdb", "/run/systemd/system"

@@ -412,7 +412,7 @@ def compare(
         force were a grant (see `_granting`), the rule that decided, and what is wrong with a file.
     """
     from lookup.config import system_file
-    from lookup.errors import ConfigError
+    from lookup.connection import ConfigError
 
     configure(system, files)
     answers = []

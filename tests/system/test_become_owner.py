@@ -192,7 +192,7 @@ def test_nothing_is_opened_in_vain(carol: Resident, query: bytes, tmp_path: Path
     """Without a system file, and where the answer is forced, nothing of hers is opened, by whomever."""
     trace = tmp_path / "trace"
     words = [program("strace"), "-f", "-s", "300", "-o", str(trace)]
-    without = driver(tmp_path, "from identserver import options\noptions.CONFIG = '/nonexistent/oidentd.conf'")
+    without = driver(tmp_path, "import identserver\nidentserver.CONFIG = '/nonexistent/oidentd.conf'")
     with system_file("default { default { force spoof } }") as forcing:
         for command, options in ((without, ()), (COMMAND, ("-C", str(forcing)))):
             with handler(*options, command=[*words, *command]) as served:

@@ -13,6 +13,7 @@ from helpers.pairs import PATIENCE, Pair
 from helpers.residents import Resident, access_list, set_access_list, system_file
 from helpers.single_shot import COMMAND, by_hand
 
+import identserver
 from identserver import options
 from identserver.admin import files
 from lookup.config import user_file
@@ -134,7 +135,7 @@ def test_a_file_that_may_not_be_read(needs_root: None) -> None:
 
 def test_no_default_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The default file may be missing: nobody may do anything, and that is no error."""
-    monkeypatch.setattr(options, "CONFIG", str(tmp_path / "none"))
+    monkeypatch.setattr(identserver, "CONFIG", str(tmp_path / "none"))
     assert files.check_files(options.read(["--check"]))
     assert f"no {tmp_path}/none: nobody may do anything" in capsys.readouterr().out
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from helpers.hosts import login
 from helpers.installed import PYTHON, copy_sources, free_port, readable_folder
-from helpers.machine import AS_NOBODY, only_if_others_can_read_it, program, run, skip
+from helpers.machine import AS_NOBODY, ROOT, only_if_others_can_read_it, program, run, skip
 from helpers.pairs import PATIENCE
 
 if TYPE_CHECKING:
@@ -106,6 +106,38 @@ def test_a_clone_in_a_closed_home(copy: Path) -> None:
     assert text.splitlines()[-1] != "the answer is true"
 
 
+def in_a_closed_home(folder: Path, installed: bool) -> Path:
+    """A clone of root's under a home that is closed; ``installed``: in a virtual environment in it, as README does."""
+    home = folder / "root"
+    home.mkdir(mode=0o700)
+    clone = copy_sources(home / "clone")
+    if not installed:
+        return clone / "identd.py"
+    run(PYTHON, "-m", "venv", "--without-pip", "--system-site-packages", str(clone / ".venv"))
+    (packages,) = clone.glob(".venv/lib/*/site-packages")
+    for name in ("identserver", "lookup", "identd.py"):
+        (clone / name).rename(packages / name)
+    return packages / "identd.py"
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["installed", "as it stands"])
+def test_roots_clone_in_a_closed_home(installed: bool) -> None:
+    """README's first command, as root: nobody asked that nobody serves from there, so root's own answer counts."""
+    with readable_folder() as folder:
+        script = in_a_closed_home(folder, installed)
+        python = next(iter(folder.glob("root/clone/.venv/bin/python3")), PYTHON)
+        text, status = checked(script.parent, python=str(python))
+        assert status == 0, text
+        assert re.search(r"^reply +\d+,\d+:USERID:UNIX:root$", text, re.M)
+        (warning,) = re.findall(r"^install  warning: asked as root, .* as nobody: .*$", text, re.M)
+        assert f"{folder}/root has mode 0700, which lacks o+x" in warning
+        assert "\nthe answer is true\nbut " in text
+        # With --user somebody did.
+        text, status = checked(script.parent, "--user", "nobody", python=str(python))
+        assert status == 1
+        assert "error: identd can't run as nobody: " in text
+
+
 def test_byte_code(copy: Path) -> None:
     """Where it is neither there nor can be written, each query compiles anew: a warning, until it is made."""
     text, status = checked(copy, **AS_NOBODY)
@@ -139,6 +171,23 @@ def etc(*lines: str) -> Iterator[tuple[str, ...]]:
             yield (program("unshare"), "--mount", "sh", "-c", "\n".join([*script, 'exec "$@"']), "sh")
         finally:
             run("umount", str(folder))
+
+
+def test_roots_clone_that_xinetd_serves_from() -> None:
+    """As soon as a service file has another user serve from a closed home, that it can't is an error: status 1."""
+    program("xinetd")
+    with readable_folder() as folder:
+        script = in_a_closed_home(folder, installed=False)
+        port = free_port()
+        text = (ROOT / "xinetd.d" / "identd").read_text().replace("= 113\n", f"= {port}\n")
+        file = folder / "identd"
+        file.write_text(text.replace("/opt/identd/bin/python3", PYTHON).replace("/opt/identd/bin/identd", str(script)))
+        with etc(f"cp {file} xinetd.d/identd") as own:
+            said, status = checked(script.parent, "--port", str(port), before=own, python=PYTHON)
+    assert status == 1, said
+    (error,) = re.findall(r"^error: .*$", said, re.M)
+    assert "xinetd's service identd (/etc/xinetd.d/identd) runs identd as nobody: uid 65534 can't read " in error
+    assert f"{folder}/root has mode 0700, which lacks o+x" in error
 
 
 def test_files_that_nobody_reads(copy: Path) -> None:

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from helpers.installed import PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +66,34 @@ def test_check_says_which_unit_listens(single: Container) -> None:
     (line,) = re.findall(r"^port +warning: port 113 goes to one of these only.*$", text, re.M)
     assert "identd.socket (/etc/systemd/system/identd.socket)" in line
     assert "identd-wait.socket (/etc/systemd/system/identd-wait.socket)" in line
+
+
+def test_a_port_that_is_taken(single: Container) -> None:
+    """Who has the port is told without a unit whose socket could not have it, and that this unit can't."""
+    single.run("systemctl stop identd.socket")
+    held = "import socket; s = socket.create_server((str(), 113)); print(flush=True)"
+    held = f"{PYTHON} -c '{held}; [s.accept()[0].close() for _ in iter(int, 1)]' >/run/held 2>/dev/null"
+    single.run(f"{held} & echo $! >/run/holder; until [ -s /run/held ]; do sleep 0.1; done")
+    try:
+        single.run("systemctl start identd.socket", check=False)
+        text, _ = checked(single)
+    finally:
+        single.run("kill $(cat /run/holder); systemctl reset-failed identd.socket")
+    (listens,) = re.findall(r"^listens  0.0.0.0:113 .*$", text, re.M)
+    assert "identd.socket" not in listens
+    (line,) = re.findall(r"^port +warning: port 113 is not free .*$", text, re.M)
+    assert "identd.socket (/etc/systemd/system/identd.socket)" in line
+    assert re.search(": python3[.0-9]* has it$", line)
+
+
+def test_two_commands(warm: Container) -> None:
+    """A drop-in that forgets the empty ExecStart= makes a unit that systemd refuses. Both ways to look say so."""
+    with drop_in(warm, "identd-wait.service", "ExecStart=/opt/identd/bin/python3 -I /opt/identd/bin/identd --error"):
+        text, status = checked(warm)
+        assert status == 1
+        assert "starts identd-wait.service, which has two ExecStart=: " in text
+        text = warm.run("/opt/identd/bin/identd --check --unit identd-wait.service 2>&1", check=False)
+    assert "systemd can't read the unit identd-wait.service (bad-setting): `systemctl status " in text
 
 
 BREAKING = {

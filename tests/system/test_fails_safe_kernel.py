@@ -174,7 +174,7 @@ def test_a_query_in_another_network_namespace(
 @pytest.mark.parametrize("form", FORMS)
 def test_a_kernel_without_namespace_cookies(town: Town, alice: Person, tmp_path: Path, form: str) -> None:
     """Before Linux 5.14 the query's own connection must be among those that identd is shown."""
-    command = driver(tmp_path, "import lookup.kernel.arrival as a; a._SO_NETNS_COOKIE = 9999")
+    command = driver(tmp_path, "import lookup.connection as a; a._SO_NETNS_COOKIE = 9999")
     with call(town, alice, LOOPBACK, town.here) as (ends, _):
         for namespace, right in ((town.here, named(alice)), (town.there, UNKNOWN)):
             with asking(

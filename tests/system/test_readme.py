@@ -38,7 +38,7 @@ def test_the_handler_example_answers() -> None:
         "    def getPeer(self): return Endpoint('192.0.2.2', 5)\n"
         "    def write(self, data): print(data)\n"
         "    def loseConnection(self): print('closed')\n"
-        "from identserver.inherited import Endpoint\n"
+        "from identserver.protocol import Endpoint\n"
         "server.makeConnection(Transport())\n"
         "server.dataReceived(b'6193, 23\\r\\n')\n"
     )

@@ -175,7 +175,7 @@ def test_a_default_file_that_goes_away(folder: Path, pair: Pair) -> None:
     only_if_others_can_read_it()
     config, log = folder / "default.conf", folder / "default.log"
     config.write_text(forcing("one"))
-    command = driver(folder, f"from identserver import options\noptions.CONFIG = {str(config)!r}")
+    command = driver(folder, f"import identserver\nidentserver.CONFIG = {str(config)!r}")
     with socket.create_server(("127.0.0.1", 0)) as listener, open(log, "wb") as stderr:
         port = listener.getsockname()[1]
         process = subprocess.Popen([*command, "-S"], stdin=listener.fileno(), stderr=stderr)

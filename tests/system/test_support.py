@@ -18,7 +18,7 @@ NEWEST = ("pyroute2", "psutil")
 
 #: Needs neither root nor other programs, and runs in seconds.
 UNIT_TESTS = [
-    "test_protocol.py", "test_connection.py", "test_errors.py", "test_users_names.py", "test_users_database.py",
+    "test_protocol.py", "test_connection.py", "test_users_names.py", "test_users_database.py",
     "test_words.py", "test_grammar.py", "test_policy.py", "test_codec.py", "test_sock_diag.py", "test_devices.py",
     "test_dumps.py", "test_conntrack.py", "test_processes.py", "test_workers.py",
 ]  # fmt: skip

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Modules that 1.0.0 had, and that are no part of the program any more.
-GONE = ("known", "wishes", "workers", "explain", "access", "obstacles", "words", "grammar", "sock_diag", "codec")
+GONE = (
+    "errors", "known", "wishes", "workers", "explain", "access", "obstacles", "words", "grammar", "sock_diag", "codec",
+)  # fmt: skip
 
 
 def installed_modules(venv: Path) -> set[str]:
