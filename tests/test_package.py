@@ -16,7 +16,7 @@ from helpers.machine import ROOT, run, skip
 import identd
 from identserver.admin import install
 from identserver.options import Options, UsageError
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 
-from lookup.errors import IdentError
+from lookup.connection import IdentError
 
 from ..options import UsageError
 from .fresh import SCRIPT
