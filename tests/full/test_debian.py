@@ -107,6 +107,22 @@ def test_forward_needs_the_drop_in(debian: Container, form: str) -> None:
         debian.run(f"rm -rf /etc/oidentd.conf /etc/systemd/system/{unit}.d; systemctl daemon-reload")
 
 
+def test_pseudonyms(debian: Container, form: str) -> None:
+    """The unit's user, whom systemd makes, reads the key among its credentials; --reveal knows whom a name stands for."""
+    service = "identd@.service" if form == "identd" else "identd-wait.service"
+    folder = f"/etc/systemd/system/{service}.d"
+    debian.run("cat > /etc/oidentd.conf", given="default { default { force pseudonym } }")
+    debian.run(f"identd --new-key && mkdir -p {folder}")
+    debian.run(f"cat > {folder}/key.conf", given="[Service]\nLoadCredential=identd.key:/etc/identd.key\n")
+    debian.run("systemctl daemon-reload; systemctl try-restart identd-wait.service")
+    try:
+        name = debian.ask("t-anna").rpartition(":")[2]
+        assert debian.run(f"identd --reveal {name}").split()[0] == "t-anna"
+    finally:
+        debian.run(f"rm -r /etc/oidentd.conf /etc/identd.key {folder}; systemctl daemon-reload")
+        debian.run("systemctl try-restart identd-wait.service")
+
+
 @pytest.mark.parametrize("unit", ["identd@.service", "identd-wait.service"])
 def test_locked_down(debian: Container, unit: str) -> None:
     """`systemd-analyze security` finds at most 1.0, by this release's systemd."""
