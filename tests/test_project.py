@@ -25,7 +25,9 @@ def tracked() -> list[str]:
     try:
         return run("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
-        return [str(path.relative_to(ROOT)) for path in ROOT.glob("[!.]*")]
+        # A source distribution has these as well.
+        made = {"PKG-INFO", "identd.egg-info", "build"}
+        return [path.name for path in ROOT.glob("[!.]*") if path.name not in made]
 
 
 def test_ruff_finds_nothing() -> None:

@@ -108,7 +108,7 @@ def test_forward_needs_the_drop_in(debian: Container, form: str) -> None:
 
 
 def test_pseudonyms(debian: Container, form: str) -> None:
-    """The unit's user, whom systemd makes, reads the key among its credentials; --reveal knows whom a name stands for."""
+    """The unit's user, whom systemd makes, reads the key among its credentials; --reveal knows who a name is."""
     service = "identd@.service" if form == "identd" else "identd-wait.service"
     folder = f"/etc/systemd/system/{service}.d"
     debian.run("cat > /etc/oidentd.conf", given="default { default { force pseudonym } }")
