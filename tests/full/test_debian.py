@@ -187,5 +187,7 @@ def test_purged(debian: Container) -> None:
     assert files(debian) - before == set()
     assert debian.run("ss -Hltn sport = :113") == ""
     units = debian.run("systemctl list-units --all --plain --no-legend 'identd*'").splitlines()
-    assert [line for line in units if "identd-test.target" not in line] == []
+    # systemd 252 remembers for a while that another unit named it.
+    forgotten = "not-found inactive dead"
+    assert [line for line in units if "identd-test.target" not in line and forgotten not in " ".join(line.split())] == []
     assert debian.run("getent passwd identd; pgrep -f '[/]usr/sbin/identd'", check=False) == ""
