@@ -61,7 +61,7 @@ AdminEMail = root@irc.test.example
 Listen = 127.0.0.1
 Ports = 6667
 [Options]
-DNS = no
+DNS = yes
 Ident = yes
 PAM = no
 """
