@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from helpers.gateways import Gateway
 from helpers.hosts import Person, Refused, inside
-from helpers.machine import NOBODY, only_with_namespaces, program
+from helpers.machine import NOBODY
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +23,8 @@ from lookup.kernel.conntrack import ConntrackUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytest_plugins = ["helpers.gateways"]
 
 #: What Linux 6.18 answered about `ASKED`, translated by "masquerade to :50123".
 ANSWER = bytes.fromhex(
@@ -194,15 +196,6 @@ def test_two_families() -> None:
 
 
 # The real kernel.
-
-
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[Gateway]:
-    """A host behind a gateway, and one before it."""
-    only_with_namespaces()
-    program("nft")
-    with contextlib.closing(Gateway()) as hosts:
-        yield hosts
 
 
 @pytest.mark.parametrize("version", [4, 6])

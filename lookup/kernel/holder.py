@@ -82,6 +82,9 @@ def place(group: str) -> str:
 def _holders(inodes: set[int], deadline: float) -> dict[int, list[int]]:
     """Return the processes that hold each socket, as far as we may see them."""
     found: dict[int, list[int]] = {}
+    if not os.path.exists("/proc/stat"):
+        # ProcSubset=pid, as in our units: psutil would write a traceback to standard error, and there is little to see.
+        return found
     try:
         import psutil  # 17 ms, and only where somebody wants to know
 

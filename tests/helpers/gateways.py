@@ -1,4 +1,4 @@
-"""Which hosts do tests of NAT need?  One behind a gateway, the gateway, and one before it."""
+"""Which hosts do tests of NAT need?  One behind a gateway, the gateway, and one before it: a plugin, see `gateway`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from helpers.hosts import Town, inside, ip
-from helpers.machine import program
+from helpers.machine import only_with_namespaces, program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,3 +67,12 @@ class Gateway(Town):
         words = [program("ip"), "netns", "exec", self.gate, program("nft"), "-f", "-"]
         done = subprocess.run(words, input=commands, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, f"{commands}: {done.stderr}"
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Gateway]:
+    """A host behind a gateway, and one before it, where somebody listens on two ports."""
+    only_with_namespaces()
+    program("nft")
+    with contextlib.closing(Gateway()) as hosts:
+        yield hosts

@@ -14,12 +14,14 @@ import pytest
 from helpers.askers import FORMS, asking
 from helpers.gateways import Gateway
 from helpers.hosts import Person, inside, until
-from helpers.machine import NOBODY, only_with_namespaces, program
+from helpers.machine import NOBODY, program
 from helpers.pairs import PATIENCE, everything
 from helpers.single_shot import COMMAND, by_hand, ending, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytest_plugins = ["helpers.gateways"]
 
 #: The ports that the far end sees of a connection that the gateway translates, and what the host behind it has.
 SEEN, REAL, FAR = 50123, 40000, 6667
@@ -38,15 +40,6 @@ TEXTS = {
     "another namespace": r"it is in another network namespace, /run/netns/\S+: 10\.92\.0\.2:40000 10\.91\.0\.2:7000 ",
     "nothing": r"no such socket: ",
 }
-
-
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[Gateway]:
-    """A host behind a gateway, and one before it, where somebody listens on two ports."""
-    only_with_namespaces()
-    program("nft")
-    with contextlib.closing(Gateway()) as hosts:
-        yield hosts
 
 
 @pytest.fixture
