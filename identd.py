@@ -28,6 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _closed() -> str:
     """Return what this user can't read, and what its mode lacks, even where `identserver.closed` is behind it."""
+    try:
+        from identserver import closed
+
+        return closed.first_closed(closed.needed())
+    except Exception:
+        pass
     here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "identserver")
     bits = {"r": os.R_OK, "x": os.X_OK}
     for place, wanted in (here, "rx"), (f"{here}/start.py", "r"):
@@ -38,25 +44,20 @@ def _closed() -> str:
             lacking = "".join(letter for letter in wanted if not found.st_mode >> shift & bits[letter])
             mode = f"{place} has mode {found.st_mode & 0o7777:04o}, which lacks {who}+{lacking}"
             return f"uid {os.geteuid()} can't read identd: {mode}"
-    try:
-        from identserver import closed
-
-        return closed.first_closed(closed.needed())
-    except Exception:
-        return ""
+    return ""
 
 
 def _cant_start(message: str) -> int:
     """Say why, but not to the client, whose connection standard error is under inetd; return the exit status."""
     line = ascii(message)[1:-1].encode("ascii")
     try:
-        if not os.path.sameopenfile(0, 2):
-            os.write(2, b"%s%s\n" % (b"<3>" if "JOURNAL_STREAM" in os.environ else b"identd: ", line))
-            return 1
-        import socket
+        if os.path.sameopenfile(0, 2):
+            import socket
 
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as log:
-            log.sendto(b"<27>identd[%d]: %s" % (os.getpid(), line), "/dev/log")  # daemon.err (RFC 5424 section 6.2.1)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as log:
+                log.sendto(b"<27>identd[%d]: %s" % (os.getpid(), line), "/dev/log")  # daemon.err (RFC 5424, 6.2.1)
+        else:
+            os.write(2, b"%s%s\n" % (b"<3>" if "JOURNAL_STREAM" in os.environ else b"identd: ", line))
     except OSError:
         pass  # EBADF: no standard input or error. ENOENT, ECONNREFUSED, EAGAIN: nobody logs, or the log is full.
     return 1
@@ -70,8 +71,7 @@ def __getattr__(name: str) -> object:
     from identserver import protocol
     from lookup import connection
 
-    rooms = {"__version__": identserver, "IdentServer": protocol}
-    return getattr(rooms.get(name, connection), name)
+    return getattr({"__version__": identserver, "IdentServer": protocol}.get(name, connection), name)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What does identd reply to a query, and what does it log about that?"""
+"""What does identd reply to a query, how long may that take, and what is logged about it, in which fields?"""
 
 from __future__ import annotations
 

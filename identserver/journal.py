@@ -1,4 +1,4 @@
-"""How does an entry with fields get into systemd's journal?
+"""How is an entry handed to systemd's journal?
 
 By its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): one datagram is one entry.
 """

@@ -119,15 +119,8 @@ class Log:
             line = line[os.write(2, line[: select.PIPE_BUF]) :]
 
     def _send(self, datagram: bytes) -> None:
-        if self._socket is not None and not self._unsent:
-            try:
-                self._socket.sendto(datagram, _PATH)
-                return
-            except BlockingIOError:  # the queue is full
-                pass
-            except OSError:  # see send_again
-                self._say_instead(datagram)
-                return
+        if self._socket is not None and not self._unsent and self._sent(self._socket, datagram):
+            return
         if len(self._unsent) < MAX_UNSENT:
             self._unsent.append(datagram)
         else:
@@ -143,13 +136,8 @@ class Log:
             self._socket.setblocking(False)
         sent = 0
         for datagram in self._unsent:
-            try:
-                # Not connected, so that a daemon that was started anew is found again.
-                self._socket.sendto(datagram, _PATH)
-            except BlockingIOError:
+            if not self._sent(self._socket, datagram):
                 break
-            except OSError:  # ENOENT, ECONNREFUSED: nobody logs. EMSGSIZE: more than it would take
-                self._say_instead(datagram)
             sent += 1
         del self._unsent[:sent]
         if self._lost and not self._unsent:
@@ -157,6 +145,17 @@ class Log:
             self.write(self.ERROR, f"{lost} messages were lost, because the log took no more")
         if self._unsent:
             self.remind()
+
+    def _sent(self, log: socket.socket, datagram: bytes) -> bool:
+        """Send one datagram, or say it elsewhere if nobody takes it. Return False if the daemon's queue is full."""
+        try:
+            # Not connected, so that a daemon that was started anew is found again.
+            log.sendto(datagram, _PATH)
+        except BlockingIOError:
+            return False
+        except OSError:  # ENOENT, ECONNREFUSED: nobody logs. EMSGSIZE: more than it would take
+            self._say_instead(datagram)
+        return True
 
     def _say_instead(self, datagram: bytes) -> None:
         """Write what no syslog daemon takes to standard error, if that is where it should go."""

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv = sys.argv[1:] if argv is None else argv
         options, operands = Options(), []
         if argv:
-            from .options import left_over, read  # as long as three modules take, and inetd's lines have few options
+            from .options import left_over, read  # larger than most modules, and of no use without arguments
 
             options, operands = read(argv), left_over(argv)
             log = Log(options, shielded)

@@ -134,7 +134,7 @@ def _formatted(
 
     :raises IdentError: there is none, or a client may take it for another user's name, or that can't be found out.
     """
-    from .config.readings import readings
+    from .config.readings import another_user
 
     name = login[1] if login[0] == "UNIX" else ""
     found = facts.formatted(form, name)
@@ -142,12 +142,11 @@ def _formatted(
         return _to_be_asked(found, owner)
     if not can_be_sent(os.fsencode(found)):
         raise IdentError(f"what {form} makes of the owner can't be sent: {found!r}", owner.uid)
-    for reading in readings(os.fsencode(found)) if found != name else ():
-        holder = facts.uid_of(reading)
-        if isinstance(holder, Unknown):
-            return _to_be_asked(holder, owner)
-        if holder not in (None, owner.uid):
-            raise IdentError(f"what {form} makes of the owner is the name of uid {holder}: {found!r}", owner.uid)
+    another = another_user(os.fsencode(found), owner.uid, facts.uid_of) if found != name else None
+    if isinstance(another, Unknown):
+        return _to_be_asked(another, owner)
+    if another is not None:
+        raise IdentError(f"what {form} makes of the owner is the name of uid {another[1]}: {found!r}", owner.uid)
     return Answer.about(owner, login[0], found, decision, name)
 
 

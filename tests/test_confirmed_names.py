@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import pickle
 import socket
 import threading
@@ -56,7 +57,7 @@ def dns(monkeypatch: pytest.MonkeyPatch) -> Dns:
     """A DNS of our own."""
     made = Dns()
     monkeypatch.setattr(socket, "gethostbyaddr", made.gethostbyaddr)
-    monkeypatch.setattr(socket, "getaddrinfo", made.getaddrinfo)
+    monkeypatch.setattr(_socket, "getaddrinfo", made.getaddrinfo)
     return made
 
 

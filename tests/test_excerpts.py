@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 
 from lookup.config import excerpts as room
 from lookup.config import user_file
-from lookup.config.blocks import HostName, pack_end
+from lookup.config.blocks import NOIDENT, HostName, pack_end
 from lookup.config.excerpts import Excerpts
 from lookup.config.grammar import parse_user
+from lookup.config.user_file import look_at_older
 from lookup.connection import IdentError, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from lookup.config.blocks import UserBlock
     from lookup.config.user_file import UserFile
@@ -216,6 +217,22 @@ def test_one_content_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for _ in range(3):
         assert excerpts.about(os.getuid(), str(tmp_path), [ENDS])[0].blocks == []
     assert len(parsed) == 1
+
+
+def test_older_files_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the same for all connections that are asked about together."""
+    looks = []
+
+    def look(*arguments: Any) -> None:
+        looks.append(arguments)
+        look_at_older(*arguments)
+
+    monkeypatch.setattr(room, "look_at_older", look)
+    (tmp_path / ".noident").touch()
+    found = Excerpts().about(os.getuid(), str(tmp_path), [ENDS] * 3, older=True)
+    assert len(looks) == 1
+    assert [set(one.others) for one in found] == [{NOIDENT}] * 3
+    assert all((False, f"read {tmp_path}/.noident") in one.report() for one in found)
 
 
 def test_what_is_remembered_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import os
 import pwd
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 from helpers.machine import NOBODY, only_root
@@ -14,7 +15,8 @@ from lookup.config import key
 from lookup.config.blocks import System
 from lookup.config.names import Hosts
 from lookup.config.pseudonym import Form, Pseudonyms
-from lookup.connection import Unknown
+from lookup.connection import IdentError, Unknown
+from lookup.users import names
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +86,20 @@ def test_another_users(path: Path) -> None:
 def test_nobody(path: Path, monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
     """Other services run as nobody, who would have the key too."""
     monkeypatch.setattr(os, "geteuid", lambda: uid)
-    monkeypatch.setattr(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_name="nobody"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_name="nobody", pw_dir="/"))
     assert "not for nobody" in refused(path)
+
+
+def test_who_can_not_be_asked_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name service that fails is no proof that we are not nobody."""
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(names, "login", lambda uid: fail(IdentError("the name service can't be asked", uid)))
+    assert "can't be found out: the name service can't be asked" in refused(path)
+
+
+def fail(error: Exception) -> NoReturn:
+    """Raise an error."""
+    raise error
 
 
 def test_the_key_of_a_unit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

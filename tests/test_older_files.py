@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lookup.config import user_file
+from lookup.config.blocks import FAKEID, NOIDENT, UNREAD
 from lookup.config.grammar import parse_system
 from lookup.config.policy import decide
-from lookup.config.user_file import FAKEID, NOIDENT, UNREAD, Fetched, UserFile
+from lookup.config.user_file import Fetched, UserFile
 from lookup.connection import ConfigError
 
 if TYPE_CHECKING:

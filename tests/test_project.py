@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 
-from helpers.machine import ROOT, run
+from helpers.machine import ROOT, program, run
 
 import identd
 from identserver import options
@@ -53,6 +53,14 @@ def test_changelog_and_version_agree() -> None:
 def test_top_level_is_what_was_agreed() -> None:
     """Nothing stands at the top level that has no place there."""
     assert {path.partition("/")[0] for path in tracked()} <= TOP_LEVEL
+
+
+def test_manual_pages_are_well_formed() -> None:
+    """Whoever formats them finds no mistake; that their lines are long is a matter of style."""
+    pages = sorted(map(str, (ROOT / "man").glob("*.[1-9]")))
+    assert pages
+    result = run(program("mandoc"), "-T", "lint", "-W", "warning", *pages, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_every_test_has_a_docstring() -> None:

@@ -44,6 +44,12 @@ def test_what_is_no_pseudonym(name: bytes, form: Form) -> None:
     assert opened is None or made.name(opened[0], form, ASKER, opened[1], DAY) == name
 
 
+@pytest.mark.parametrize("length", [0, 1, SHORTEST - 1, LONGEST + 1, 50, 300])
+def test_what_is_too_short_or_too_long(length: int) -> None:
+    """No statement makes a name of such a length: it is nobody's, and no error."""
+    assert Pseudonyms(KEY).opened(b"a" * length, Form((str(length),)), ASKER, DAY) is None
+
+
 def test_two_users_never_share_one() -> None:
     """Nor do neighbours' names have more in common than strangers': each sign of the name differs by the uid."""
     made = Pseudonyms(KEY)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lookup.config import user_file
+from lookup.config.blocks import REGISTERED
 from lookup.config.excerpts import Excerpts
 from lookup.config.grammar import parse_system
 from lookup.config.policy import decide
-from lookup.config.user_file import REGISTERED, REGISTERED_IN, UserFile, others_of
+from lookup.config.user_file import REGISTERED_IN, UserFile, others_of
 from lookup.connection import IdentError, Unknown
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""How many connections may be open, which clients are let in, and who must leave when it is full?"""
+"""Which clients are let in, who must leave when it is full, and when is a listening socket given up?"""
 
 from __future__ import annotations
 

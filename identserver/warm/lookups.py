@@ -9,7 +9,7 @@ from lookup.owner import Facts, Memory, answer
 
 from ..answer import LOOKUP_SECONDS
 from ..protocol import Failure
-from .shares import Shares
+from .shares import MAX_WAITING, MAX_WAITING_OF_ONE, Shares
 from .workers import ANY_OWNER, HOLDERS, ON_ITS_OWN, SUB_IDS, Workers
 
 TYPE_CHECKING = False  # see deadlines.py
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 #: Lines of the log that may wait for a process to be found.
 MAX_UNLOGGED = 1024
-
-#: How many queries may wait until somebody accepts the connection that they are about; and how many of one asker.
-MAX_WAITING, MAX_WAITING_OF_ONE = 512, 32
 
 
 class Pending:

@@ -1,4 +1,4 @@
-"""How many lookups may be under way for one owner, for one asker, and in all?
+"""How many lookups may be under way, and how many may wait, for one owner, for one asker, and in all?
 
 A connection whose lookup is under way is never ended to make room. So lookups may not take all connections that may be
 open, and where they take as many as they may, those of the owner with most of them make room for others'.
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Seconds after which a lookup is slow. Those of a bouncer that storms are not, and there may be many of them.
 SLOW = 0.25
+
+#: How many queries may wait until somebody accepts the connection that they are about; and how many of one asker.
+MAX_WAITING, MAX_WAITING_OF_ONE = 512, 32
 
 
 class Shares:

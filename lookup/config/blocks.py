@@ -65,6 +65,11 @@ class Asked(HostName):
     address: bytes
 
 
+#: What other files of a user's are for: a connection that a program has registered; those of older servers, that the
+#: user is hidden, and a reply. What comes after the word for one that could not be read.
+REGISTERED, NOIDENT, FAKEID, UNREAD = "registered", "noident", "fakeid", "?"
+
+
 def unresolved(name: HostName, octets: int) -> Unknown:
     """Stand for the resolver where there is none to ask."""
     return Unknown(f"the addresses of {quoted(name)}: nobody was asked")

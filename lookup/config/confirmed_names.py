@@ -5,14 +5,14 @@ Whoever has an address may give it any name. So a name counts if its own name se
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
 from collections import Counter
 
-from ..connection import Unknown, pack, unpack, within
+from ..connection import Unknown, unpack, within
 from .blocks import quoted
+from .names import NO_ADDRESS, addresses_of
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -172,17 +172,14 @@ def _has(name: str, address: bytes) -> bool | Unknown:
     """Return whether a name has an address. `Unknown`: nobody could say."""
     if not name or not _SIGNS.issuperset(name):
         return False
-    # Otherwise the C library, without a host.conf(5) that says so, reads only a name's first line in /etc/hosts.
-    os.environ.setdefault("RESOLV_MULTI", "on")
     family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
     try:
-        found = socket.getaddrinfo(name.encode("ascii"), None, family, socket.SOCK_STREAM)
+        return address in addresses_of(name.encode("ascii"), family)
     except socket.gaierror as error:
-        if error.errno in (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY):
+        if error.errno in NO_ADDRESS:
             return False
         # EAI_AGAIN, EAI_FAIL: nobody could say.
         return Unknown(f"whether {name} has {unpack(address)}: {error.strerror}")
-    return address in (pack(str(one[4][0]).partition("%")[0])[0] for one in found)
 
 
 def _unknown(address: bytes, reason: str) -> Names:

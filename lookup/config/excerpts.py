@@ -12,7 +12,7 @@ from collections import OrderedDict
 from ..connection import ConfigError, IdentError
 from .blocks import pack_end
 from .grammar import parse_user
-from .user_file import Fetched, UserFile, fetch, look_at_others, others_of, parse
+from .user_file import Fetched, UserFile, fetch, look_at_older, look_for_registered, others_of, parse
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -50,7 +50,11 @@ class Excerpts:
         :raises IdentError: what they say could not be found out.
         """
         found = parse(fetch(uid, home, parse=self._parse))
-        return [_with_others(_excerpt(found, one, uid), one, uid, home, older) for one in ends]
+        # The same for all connections, so they are looked at once.
+        alike = Fetched(found.path)
+        if older and home.startswith("/") and not found.path:
+            look_at_older(alike, uid, home)
+        return [_with_others(_excerpt(found, one, uid), one, uid, home, alike) for one in ends]
 
     def forget(self) -> None:
         """Drop all that is remembered."""
@@ -79,13 +83,17 @@ class Excerpts:
         return found
 
 
-def _with_others(excerpt: UserFile, ends: Ends, uid: int, home: str, older: bool) -> UserFile:
-    """Add to an excerpt what other files have for that connection. :raises IdentError: that can't be found out."""
+def _with_others(excerpt: UserFile, ends: Ends, uid: int, home: str, alike: Fetched) -> UserFile:
+    """Add to an excerpt what other files have for that connection. :raises IdentError: that can't be found out.
+
+    :param alike: what they have for every connection.
+    """
     if home.startswith("/"):
         fetched = Fetched(excerpt.path)
-        look_at_others(fetched, uid, home, others_of(*ends, older))
+        look_for_registered(fetched, uid, home, others_of(*ends, False))
+        fetched.others.update(alike.others)
         excerpt.others = parse(fetched).others
-        excerpt.notes = [*excerpt.notes, *fetched.notes]
+        excerpt.notes = [*excerpt.notes, *fetched.notes, *alike.notes]
     return excerpt
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from ..connection import Unknown
+from ..connection import IdentError, Unknown
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -52,7 +52,11 @@ def read(path: str | None) -> Pseudonyms | Unknown:
     from .pseudonym import KEY_OCTETS, Pseudonyms  # only where there are pseudonyms: hashlib takes 2 ms
 
     where = place(path)
-    if _is_nobody():
+    try:
+        is_nobody = _is_nobody()
+    except IdentError as error:
+        return Unknown(f"the key {where}: whether it is nobody who reads it can't be found out: {error.detail}")
+    if is_nobody:
         remedy = "start identd as root, or as a user of its own"
         return Unknown(f"the key {where} is not for nobody, whom other services run as: {remedy}")
     try:
@@ -80,16 +84,10 @@ def _credential() -> str:
 
 
 def _is_nobody() -> bool:
-    from ..users.names import OVERFLOW_UID
+    """Say whether we are nobody. :raises IdentError: that can't be found out."""
+    from ..users import names
 
-    if os.geteuid() == OVERFLOW_UID:
-        return True
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name == "nobody"
-    except KeyError:
-        return False
+    return os.geteuid() == names.OVERFLOW_UID or names.login(os.geteuid()) == ("UNIX", "nobody")
 
 
 def _unfit(status: os.stat_result, path: str) -> str:

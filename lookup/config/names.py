@@ -189,15 +189,27 @@ class Resolver(_Bounded):
             return self._packed(name, socket.AF_INET if octets == 4 else socket.AF_INET6)
         except socket.gaierror as error:
             # What the name service says of a name that exists. EAI_AGAIN, EAI_FAIL: it could not say.
-            if error.errno in (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY):
+            if error.errno in NO_ADDRESS:
                 return ()
             raise
 
     def _packed(self, name: HostName, family: int) -> tuple[bytes, ...]:
-        # Otherwise the C library, without a host.conf(5) that says so, reads only a name's first line in /etc/hosts.
-        os.environ.setdefault("RESOLV_MULTI", "on")
-        found = self.within(socket.getaddrinfo, bytes(name), None, family, socket.SOCK_STREAM)
-        return tuple(dict.fromkeys(pack(str(one[4][0]).partition("%")[0])[0] for one in found))
+        return self.within(addresses_of, bytes(name), family)
+
+
+#: What the name service says where a name has no address for certain (getaddrinfo(3)).
+NO_ADDRESS = (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY)
+
+
+def addresses_of(name: bytes, family: int) -> tuple[bytes, ...]:
+    """Return a name's addresses of a family, as octets, in the resolver's order. May block as the resolver does.
+
+    :raises OSError: it has none, or that can't be found out.
+    """
+    # Otherwise the C library, without a host.conf(5) that says so, reads only a name's first line in /etc/hosts.
+    os.environ.setdefault("RESOLV_MULTI", "on")
+    found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(pack(str(one[4][0]).partition("%")[0])[0] for one in found))
 
 
 class Hosts:

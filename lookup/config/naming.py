@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: Far ports below this one are the privileged ones (ip(7)), whose servers may trust the name.
 _PRIVILEGED = 1024
 
+#: The statements for which a name is made up.
+INVENTED = MADE_UP.keys() | {"pseudonym"}
+
 #: How often a name is made up anew that turns out to be somebody's.
 _ATTEMPTS = 5
 
@@ -206,13 +209,7 @@ class Naming:
 
     def mistaken_for(self, name: bytes, uid: int) -> bytes | Unknown:
         """Return the login name that a client may take a name for, if it is not that of a uid; else ``b""``."""
-        from .readings import readings  # only where a name is sent that is not the owner's
+        from .readings import another_user  # only where a name is sent that is not the owner's
 
-        for form in readings(name):
-            holder = self.uid_of(form)
-            if isinstance(holder, Unknown):
-                return holder
-            # A name of one's own in another form needs spoof, but is not another's.
-            if holder not in (None, uid):
-                return form
-        return b""
+        found = another_user(name, uid, self.uid_of)
+        return found if isinstance(found, Unknown) else found[0] if found else b""

@@ -6,11 +6,11 @@ hold a reply.
 
 from __future__ import annotations
 
-import errno
 import os
 
+from .blocks import FAKEID, NOIDENT, UNREAD
 from .registered import first_line
-from .user_file import FAKEID, NOIDENT, UNREAD, Unusable, contents, is_hidden, look
+from .user_file import Attempt, contents, look, pass_over
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -31,26 +31,24 @@ def add(fetched: Fetched, uid: int, home: str, kept: Callable[[str], str] | None
         path = os.path.join(home, name)
         if what in fetched.others or what + UNREAD in fetched.others:
             continue
-        try:
+        with _Attempt(what, fetched, path, home, uid, notes_absence=False):
             reply = _read(what, path, uid, kept)
-        except Unusable as reason:
-            if reason.args[1] != os.strerror(errno.ENOENT):
-                fetched.notes.append((reason.args[0], f"{path}: {reason.args[1]}"))
-            if reason.args[2] and is_hidden(path, home, uid):
-                _unread(fetched, what, path, "hidden from this process")
-            continue
-        except OSError as error:
-            # EIO, ESTALE, EMFILE, ENOMEM and the like: it may be there, and hide its owner.
-            _unread(fetched, what, path, error.strerror)
-            continue
-        if reply or what == NOIDENT:
-            fetched.others[what] = path, reply
-        else:
-            fetched.notes.append((True, f"{path}: its first line is empty"))
+            if reply or what == NOIDENT:
+                fetched.others[what] = path, reply
+            else:
+                fetched.notes.append((True, f"{path}: its first line is empty"))
 
 
-def _unread(fetched: Fetched, what: str, path: str, reason: str | None) -> None:
-    fetched.others[what + UNREAD] = path, f"{path}: {reason}".encode("utf-8", "surrogatepass")
+class _Attempt(Attempt):
+    """One such file. Why it may say anything is kept, for it matters only where the system file allows it."""
+
+    def __init__(self, what: str, fetched: Fetched, path: str, home: str, uid: int, notes_absence: bool) -> None:
+        super().__init__(fetched, path, home, uid, notes_absence)
+        self._what = what
+
+    def unknown(self, reason: str | None) -> None:
+        text = f"{self.path}: {reason}".encode("utf-8", "surrogatepass")
+        self.fetched.others[self._what + UNREAD] = self.path, text
 
 
 def _read(what: str, path: str, uid: int, kept: Callable[[str], str] | None) -> bytes:
@@ -59,7 +57,6 @@ def _read(what: str, path: str, uid: int, kept: Callable[[str], str] | None) -> 
         # It need not be opened, and often is closed to others.
         look(path, uid)
         return b""
-    if kept is not None and (why := kept(path)):
-        raise Unusable(False, why, False)
+    pass_over(kept, path)
     # While it is being written, its first line may be empty, or cut.
     return next((reply for content in contents(path, uid) if (reply := first_line(content))), b"")

@@ -7,10 +7,10 @@ may need to know comes as functions, which are called only where the decision de
 from __future__ import annotations
 
 from ..connection import Unknown
-from .blocks import UserBlock, pack_end, unresolved
+from .blocks import FAKEID, NOIDENT, REGISTERED, UNREAD, UserBlock, pack_end, unresolved
 from .decision import NO_RULE, Decision
-from .made_up import MADE_UP, pick
-from .naming import Naming
+from .made_up import pick
+from .naming import INVENTED, Naming
 from .selection import Selection
 
 TYPE_CHECKING = False  # see connection.py
@@ -96,7 +96,7 @@ def _owners_cases(
     rules: list[Range | None], found: UserFile, selection: Selection, resolve: Resolve
 ) -> list[_Case] | Unknown:
     """Return each range of the system file that may count, with each block of the owner's that may count then."""
-    registered = found.others.get("registered")
+    registered = found.others.get(REGISTERED)
     # One that is registered for this connection counts before all blocks.
     blocks = [registered] if isinstance(registered, UserBlock) else selection.blocks(found.blocks, resolve)
     cases: list[_Case] = []
@@ -176,7 +176,7 @@ class _Question(Naming):
             if isinstance(named, Unknown):
                 return self.give_up(named)
             return self.hide() if named is None else self.send(named)
-        if statement.kind in MADE_UP or statement.kind == "pseudonym":
+        if statement.kind in INVENTED:
             name = self.make_up(statement)
             if isinstance(name, Unknown):
                 return self.give_up(name)
@@ -194,7 +194,7 @@ class _Question(Naming):
         self.explain(f"granted: {statement.kind} is allowed")
         if statement.kind == "hide":
             return self.hide()
-        if statement.kind in MADE_UP or statement.kind == "pseudonym":
+        if statement.kind in INVENTED:
             name = self.make_up(statement)
             if isinstance(name, Unknown):
                 return self.give_up(name)
@@ -214,8 +214,8 @@ def _older(found: UserFile, rule: Range | None) -> UserBlock | Unknown | None:
     """Return what an older server's file asks for that is allowed, where no file of the owner's own counts."""
     if found.path or rule is None:
         return None
-    for what, wish in (("noident", "hide"), ("fakeid", "spoof")):
-        if rule.capabilities >= {what, wish} and (older := found.others.get(what + "?") or found.others.get(what)):
+    for what, wish in ((NOIDENT, "hide"), (FAKEID, "spoof")):
+        if rule.capabilities >= {what, wish} and (older := found.others.get(what + UNREAD) or found.others.get(what)):
             return older
     return None
 

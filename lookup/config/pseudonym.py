@@ -10,7 +10,7 @@ import time
 from hashlib import blake2b
 from math import isqrt
 
-from .parser import USUAL
+from .parser import LONGEST, SHORTEST, USUAL
 
 #: Octets of a key.
 KEY_OCTETS = 32
@@ -66,7 +66,9 @@ class Pseudonyms:
 
         The form's length is the name's. Arguments are `name`'s.
         """
-        if len(name) != form.length or name[0] not in _LETTERS or any(sign not in _SIGNS for sign in name):
+        if len(name) != form.length or not SHORTEST <= form.length <= LONGEST:
+            return None
+        if name[0] not in _LETTERS or any(sign not in _SIGNS for sign in name):
             return None
         number = 0
         for sign in name:

@@ -7,7 +7,7 @@ were seen to read so, in their source or by trying them.
 
 from __future__ import annotations
 
-from ..connection import MAX_USER_ID
+from ..connection import MAX_USER_ID, Unknown
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -96,6 +96,22 @@ _SHORTEST_BUFFER = 60
 
 #: Octets of the longest login name (LOGIN_NAME_MAX is 256, useradd(8) takes 32).
 _LONGEST_LOGIN = 32
+
+
+def another_user(
+    name: bytes, uid: int, uid_of: Callable[[bytes], int | Unknown | None]
+) -> tuple[bytes, int] | Unknown | None:
+    """Return the first login name that a client may take a name for and that is another user's, with their uid.
+
+    A name of one's own in another form is not another's. :param uid_of: returns the uid that a login name has, or None.
+    """
+    for reading in readings(name):
+        holder = uid_of(reading)
+        if isinstance(holder, Unknown):
+            return holder
+        if holder is not None and holder != uid:
+            return reading, holder
+    return None
 
 
 def readings(name: bytes) -> list[bytes]:

@@ -6,11 +6,10 @@ other's work.
 
 from __future__ import annotations
 
-import errno
 import os
 
-from ..connection import IdentError
-from .user_file import REGISTERED, Unusable, is_hidden, read_once
+from .blocks import REGISTERED
+from .user_file import Attempt, pass_over, read_once
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -32,24 +31,14 @@ def add(
     ours, far, address, _ = also
     for name in ([f"{ours},{far},{address}"] if address else []) + [f"{ours},{far}"]:
         path = os.path.join(folder, name)
-        try:
-            if kept is not None and (why := kept(path)):
-                raise Unusable(False, why, False)
+        # That nothing is registered is the rule.
+        with Attempt(fetched, path, home, uid, notes_absence=False):
+            pass_over(kept, path)
             reply = first_line(read_once(path, uid)[0])
-        except Unusable as reason:
-            if reason.args[2] and is_hidden(path, home, uid):
-                raise IdentError(f"{path}: hidden from this process", uid) from None
-            # That nothing is registered is the rule.
-            if reason.args[1] != os.strerror(errno.ENOENT):
-                fetched.notes.append((reason.args[0], f"{path}: {reason.args[1]}"))
-            continue
-        except OSError as error:
-            # EIO, ESTALE, EMFILE, ENOMEM and the like: a reply may be registered.
-            raise IdentError(f"{path}: {error.strerror}", uid) from None
-        if reply:
-            fetched.others[REGISTERED] = path, reply
-            return
-        fetched.notes.append((True, f"{path}: its first line is empty"))
+            if reply:
+                fetched.others[REGISTERED] = path, reply
+                return
+            fetched.notes.append((True, f"{path}: its first line is empty"))
 
 
 def first_line(content: bytes) -> bytes:

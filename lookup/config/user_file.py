@@ -12,7 +12,7 @@ import stat
 import time
 
 from ..connection import ConfigError, IdentError, Unknown, pack, unpack
-from .blocks import EVERYWHERE, Statement, UserBlock
+from .blocks import EVERYWHERE, NOIDENT, UNREAD, Statement, UserBlock
 from .grammar import parse_user
 from .words import Words
 
@@ -35,10 +35,6 @@ FILES = (".config/oidentd.conf", ".oidentd.conf")
 
 #: Where programs register the reply for a connection of their own, below the home directory.
 REGISTERED_IN = ".config/identd"
-
-#: What other files are for: a connection that a program has registered; those of older servers, that the user is
-#: hidden, and a reply. What comes after the word for one that could not be read.
-REGISTERED, NOIDENT, FAKEID, UNREAD = "registered", "noident", "fakeid", "?"
 
 #: Octets. A bouncer with a thousand connections writes 60 KiB; what is larger is not such a file.
 MAX_SIZE = 64 * 1024
@@ -185,29 +181,61 @@ def fetch(
     fetched = Fetched()
     for name in FILES if home.startswith("/") else ():
         path = os.path.join(home, name)
-        try:
-            if kept is not None and (why := kept(path)):
-                raise Unusable(False, why, False)
+        with Attempt(fetched, path, home, uid):
+            pass_over(kept, path)
             _read_whole(path, uid, fetched, parse)
-        except Unusable as reason:
-            if reason.args[2] and is_hidden(path, home, uid):
-                raise IdentError(f"{path}: {_HIDDEN}", uid) from None
-            fetched.notes.append((reason.args[0], f"{path}: {reason.args[1]}"))
-            continue
-        except OSError as error:
-            # EIO, ESTALE, EMFILE, ENFILE, ENOMEM, ELOOP, ENAMETOOLONG ...: a file may be there, and say "hide".
-            raise IdentError(f"{path}: {error.strerror}", uid) from None
-        fetched.path = path
-        break
+            fetched.path = path
+            break
     if also is not None and home.startswith("/"):
-        look_at_others(fetched, uid, home, also, kept)
+        look_for_registered(fetched, uid, home, also, kept)
+        if also[3] and not fetched.path:
+            look_at_older(fetched, uid, home, kept)
     return fetched
 
 
-def look_at_others(
+def pass_over(kept: Callable[[str], str] | None, path: str) -> None:
+    """Raise `Unusable` where another reader is kept from a file. :param kept: `fetch`'s."""
+    if kept is not None and (why := kept(path)):
+        raise Unusable(False, why, False)
+
+
+class Attempt:
+    """One file of a user's that may count. What reads it is in a ``with`` block, which ends where it does not count.
+
+    Then the notes say why.
+    """
+
+    def __init__(self, fetched: Fetched, path: str, home: str, uid: int, notes_absence: bool = True) -> None:
+        """:param fetched: has the notes. :param notes_absence: whether a file that is not there is worth one."""
+        self.fetched, self.path = fetched, path
+        self._home, self._uid, self._notes_absence = home, uid, notes_absence
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if isinstance(error, Unusable):
+            logged, why, is_absent = error.args
+            if self._notes_absence or why != os.strerror(errno.ENOENT):
+                self.fetched.notes.append((logged, f"{self.path}: {why}"))
+            if is_absent and is_hidden(self.path, self._home, self._uid):
+                self.unknown(_HIDDEN)
+            return True
+        if isinstance(error, OSError):
+            # EIO, ESTALE, EMFILE, ENFILE, ENOMEM, ELOOP, ENAMETOOLONG ...: a file may be there, and say "hide".
+            self.unknown(error.strerror)
+            return True
+        return False
+
+    def unknown(self, reason: str | None) -> None:
+        """Keep why the file may say anything. :raises IdentError: for the user's own file, nothing is known then."""
+        raise IdentError(f"{self.path}: {reason}", self._uid) from None
+
+
+def look_for_registered(
     fetched: Fetched, uid: int, home: str, also: Also, kept: Callable[[str], str] | None = None
 ) -> None:
-    """Add what other files have for a connection. Arguments and what it raises are `fetch`'s."""
+    """Add what a program has registered for a connection. Arguments and what it raises are `fetch`'s."""
     folder = os.path.join(home, REGISTERED_IN)
     try:
         os.stat(folder)
@@ -221,10 +249,13 @@ def look_at_others(
         from . import registered  # few owners register
 
         registered.add(fetched, uid, home, folder, also, kept)
-    if also[3] and not fetched.path:
-        from . import older_files  # few system files allow them
 
-        older_files.add(fetched, uid, home, kept)
+
+def look_at_older(fetched: Fetched, uid: int, home: str, kept: Callable[[str], str] | None = None) -> None:
+    """Add what older servers' files have, where no file of the user's own counts. Arguments are `fetch`'s."""
+    from . import older_files  # few system files allow them
+
+    older_files.add(fetched, uid, home, kept)
 
 
 def others_of(server: Address, client: Address, older: bool) -> Also:

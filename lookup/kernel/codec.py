@@ -1,4 +1,4 @@
-"""How are netlink messages encoded, and how is pyroute2 imported without its slow parts?
+"""Which fields of netlink messages are read and written, and how is pyroute2 imported without its slow parts?
 
 By pyroute2's codec, without the rest of what that would import. This room alone knows how it is had so cheaply.
 

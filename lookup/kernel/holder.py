@@ -14,6 +14,7 @@ import struct
 import time
 
 from ..connection import pack
+from .routes import attribute
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ SEARCH_SECONDS = 1.0
 
 # A struct nlmsghdr (linux/netlink.h) and a struct inet_diag_req_v2 (linux/inet_diag.h); ports are in network order.
 _REQUEST, _PORTS, _IDS = struct.Struct("=IHHIIBBBBI"), struct.Struct(">HH"), struct.Struct("=16s16sI8s")
-_ATTRIBUTE = struct.Struct("=HH")
 
 #: Numbers in these headers, and the octets of a header and a struct inet_diag_msg, after which attributes come.
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, _ATTRIBUTES = 4, 20, 1, 88
@@ -158,13 +158,8 @@ def _group_of_socket(owner: Owner) -> int:
         return 0
     if len(answer) < _ATTRIBUTES or struct.unpack_from("=I", answer, _INODE)[0] != owner.inode:
         return 0
-    at = _ATTRIBUTES
-    while at + _ATTRIBUTE.size <= len(answer):
-        length, kind = _ATTRIBUTE.unpack_from(answer, at)
-        if kind == _INET_DIAG_CGROUP_ID and length == _ATTRIBUTE.size + 8:
-            return int(struct.unpack_from("=Q", answer, at + _ATTRIBUTE.size)[0])
-        at += max((length + 3) & ~3, _ATTRIBUTE.size)
-    return 0
+    group = attribute(answer, _ATTRIBUTES, _INET_DIAG_CGROUP_ID)
+    return int(struct.unpack("=Q", group)[0]) if len(group) == 8 else 0
 
 
 def _path(group: int, deadline: float) -> str:

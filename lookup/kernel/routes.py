@@ -18,6 +18,7 @@ _RTM_F_FIB_MATCH = 0x2000
 _RTN_LOCAL = 2
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port id
 _ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg; its eighth octet is the kind of the route
+_ATTRIBUTES = _HEADER.size + _ROUTE.size  # where they begin
 _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr: length, type
 _KIND = _HEADER.size + 7
 
@@ -43,7 +44,7 @@ def gateway_to(address: bytes) -> bytes:
     :raises IdentError: the kernel does not tell.
     """
     answer = _ask(address, 0)
-    return _attribute(answer, _RTA_GATEWAY) if answer else b""
+    return attribute(answer, _ATTRIBUTES, _RTA_GATEWAY) if answer else b""
 
 
 def _ask(remote: bytes, flags: int, *more: tuple[int, bytes]) -> bytes:
@@ -62,7 +63,7 @@ def _ask(remote: bytes, flags: int, *more: tuple[int, bytes]) -> bytes:
     except OSError as error:
         # EMFILE, ENFILE, ENOMEM, ENOBUFS: the process or the host has run out. EACCES, EPERM: a security module.
         raise IdentError(f"the kernel can't be asked for a route: {error.strerror}") from error
-    if sender != 0 or len(answer) < _HEADER.size + _ROUTE.size:
+    if sender != 0 or len(answer) < _ATTRIBUTES:
         raise IdentError("the kernel's answer about a route makes no sense")
     kind = _HEADER.unpack_from(answer)[1]
     if kind == _RTM_NEWROUTE:
@@ -75,12 +76,15 @@ def _ask(remote: bytes, flags: int, *more: tuple[int, bytes]) -> bytes:
 
 
 def _device(answer: bytes) -> int:
-    index = _attribute(answer, _RTA_OIF)
+    index = attribute(answer, _ATTRIBUTES, _RTA_OIF)
     return int(struct.unpack("=I", index)[0]) if len(index) == 4 else 0
 
 
-def _attribute(answer: bytes, wanted: int) -> bytes:
-    offset = _HEADER.size + _ROUTE.size
+def attribute(answer: bytes, offset: int, wanted: int) -> bytes:
+    """Return the value of an attribute in a netlink message (rtnetlink(7)), ``b""``: it is not there.
+
+    :param offset: where the attributes begin. :param wanted: the number of the one.
+    """
     while offset + _ATTRIBUTE.size <= len(answer):
         length, kind = _ATTRIBUTE.unpack_from(answer, offset)
         if length < _ATTRIBUTE.size:

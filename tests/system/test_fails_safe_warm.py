@@ -133,7 +133,7 @@ def test_a_file_system_that_answers_again(people: tuple[Resident, bytes, Residen
         assert warm.ask(about_bob) == told(about_bob, "USERID:UNIX:bobby")
         before = warm.descriptors()
         assert warm.ask(about_alice) == told(about_alice, "USERID:UNIX:alias")
-        assert warm.descriptors() <= before
+        until(lambda: warm.descriptors() <= before)  # the connection is closed after its reply was read
 
 
 def test_busy_lookups_leave_room_for_others(people: tuple[Resident, bytes, Resident, bytes, Path]) -> None:

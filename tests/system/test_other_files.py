@@ -123,6 +123,32 @@ def test_checked(carol: Resident, config: Path, written: Callable[[str, str], Pa
         carol.file.unlink()
 
 
+def test_what_is_registered_is_checked(carol: Resident, config: Path, written: Callable[[str, str], Path]) -> None:
+    """--check warns of a reply that is cut, empty or no file, and where nobody may choose one; of 20 files at most."""
+    folder = written(".config/identd/1,6667", "short\n").parent
+    written(".config/identd/2,6667", "longernamed\n")
+    written(".config/identd/3,6667", "\n")
+    fifo = folder / "4,6667"
+    os.mkfifo(fifo)
+    try:
+        with system_file("default { default { allow hide } }") as other:
+            said = [by_hand(b"", "--check", "-C", str(path), "--user", carol.name) for path in (config, other)]
+        for number in range(30):
+            written(f".config/identd/x{number}", "x\n")
+        said.append(by_hand(b"", "--check", "-C", str(config), "--user", carol.name))
+    finally:
+        fifo.unlink()
+    assert [one.status for one in said] == [0, 0, 0], said
+    allowed, refused, many = (
+        [line for line in one.stdout.decode().splitlines() if line.startswith(f"warning: {folder}")] for one in said
+    )
+    assert [line.partition(",")[0][-1] for line in allowed] == ["2", "3", "4"]
+    for line, expected in zip(allowed, ("IRC servers cut names", "its first line is empty", "not a regular file")):
+        assert expected in line
+    assert refused[:-1] == allowed and "`allow spoof`" in refused[-1]
+    assert len(many) == 21 and many[-1].endswith(": 13 more such files")
+
+
 #: What carol runs: many connections, each with a file of its own, all at once. They stay until standard input ends.
 BOUNCER = """
 import sys, threading
