@@ -56,7 +56,7 @@ def test_top_level_is_what_was_agreed() -> None:
 
 
 def test_manual_pages_are_well_formed() -> None:
-    """Whoever formats them finds no mistake; that their lines are long is a matter of style."""
+    """Whoever formats them finds no mistake, and no line over 80 octets."""
     pages = sorted(map(str, (ROOT / "man").glob("*.[1-9]")))
     assert pages
     result = run(program("mandoc"), "-T", "lint", "-W", "style", *pages, check=False)

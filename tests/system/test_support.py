@@ -24,7 +24,7 @@ UNIT_TESTS = [
 ]  # fmt: skip
 
 
-#: `ends`: only the oldest pair under the oldest interpreter, and the newest under the newest. .ci/run has no time for more.
+#: Only the oldest pair under the oldest interpreter, and the newest under the newest: .ci/run has no time for more.
 ONLY_ENDS = os.environ.get("IDENTD_INTERPRETERS") == "ends"
 
 #: Runs under way at a time. More would wait for the processors.
