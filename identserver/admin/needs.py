@@ -9,7 +9,7 @@ from lookup.config.blocks import Domain, HostName
 from lookup.connection import ConfigError
 
 from . import units
-from .printing import WARNING, row
+from .printing import WARNING, WRONG, row
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _tell(options: Options, who: str, label: str) -> None:
         forwards = one.force is not None and one.force.kind == "forward"
         if forwards:
             what = f"has another server asked (forward), which {who} forbids"
-            row(label, f"{one.force.rule} {what}", "" if label == "obstacle" else WARNING)
+            row(label, f"{one.force.rule} {what}", WRONG if label == "obstacle" else WARNING)
         elif "forward" in one.capabilities:
             row("system", f"{one.rule} lets users have another server asked, which {who} forbids", WARNING)
         if names_a_host:
