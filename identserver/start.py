@@ -105,6 +105,10 @@ def _run(options: Options, log: Log, operands: Sequence[str]) -> int:
         from .admin.key import new_key
 
         return new_key(options)
+    if options.install_service is not None:
+        from .admin.install import install_service
+
+        return install_service(options)
     if options.reveal is not None:
         from .admin.reveal import reveal
 
