@@ -246,6 +246,11 @@ class Facts:
                 return Unknown(error.detail)
         return self._login
 
+    @property
+    def home(self) -> str:
+        """The owner's home directory, once `login` was asked for; ``""``: they have none."""
+        return self._home
+
     def formatted(self, form: str, login: str) -> str | Unknown:
         """Return what a form makes of the owner (`formats.expand`); it is always the same form."""
         if self._formatted is None:
