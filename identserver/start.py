@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 
-from lookup.connection import IdentError
+from lookup.connection import IdentError, asked_name
 
 from . import Options, UsageError
 from .answer import LINGER_SECONDS, AnsweringServer, Lookups, endpoint, keep_key, load_system_file
@@ -267,7 +267,7 @@ class SocketTransport(Ends):
     def __init__(self, connection: _socket.socket, timeout: float) -> None:
         """:param timeout: seconds for each whole query; 0: no deadline. :raises OSError: the peer has gone."""
         self._socket = connection
-        super().__init__(endpoint(connection.getsockname()), endpoint(connection.getpeername()))
+        super().__init__(endpoint(asked_name(connection)), endpoint(connection.getpeername()))
         self._timeout = timeout
         self.disconnecting = False
         self._begin_query()

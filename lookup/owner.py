@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from .connection import HiddenUser, IdentError, NoUser, Unknown, can_be_sent
+from .connection import HiddenUser, IdentError, NoUser, Unknown, asked_name, can_be_sent
 from .users import names
 
 TYPE_CHECKING = False  # see connection.py
@@ -176,7 +176,7 @@ def _is_forwarded(asked: socket.socket) -> bool:
     from .kernel import sock_diag
 
     try:
-        here, asker = asked.getsockname(), asked.getpeername()
+        here, asker = asked_name(asked), asked.getpeername()
         if not forward.is_this_host(asker):
             return False
         asking = sock_diag.find(_address(asker), _address(here))
