@@ -74,6 +74,11 @@ class Owner:
 
     __slots__ = ("client", "device", "inode", "server", "source", "state", "uid")
 
+    # What `behind.Inside` alone has.
+    nameless = False
+    reply = place = ""
+    steps: tuple[str, ...] = ()
+
     def __init__(
         self, uid: int, inode: int, state: str, server: Address, client: Address, source: str, device: int = 0
     ) -> None:
@@ -84,6 +89,11 @@ class Owner:
         self.client = client
         self.source = source
         self.device = device
+
+    @property
+    def key(self) -> int:
+        """The uid, or another number for whoever has that uid in a container and is not the host's user."""
+        return self.uid
 
     @property
     def ends(self) -> str:
