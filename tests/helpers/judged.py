@@ -7,9 +7,8 @@ the names nor the processes of the far end's network namespace are to be seen.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-import subprocess
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import pytest
 
 from helpers.gateways import Gateway
 from helpers.hosts import PATH, Person, inside, login
+from helpers.installed import readable_folder
 from helpers.machine import only_if_others_can_read_it, only_with_namespaces, program
 from helpers.pairs import PATIENCE, everything
 from helpers.single_shot import COMMAND, ending, start
@@ -73,12 +73,17 @@ class Judged:
         (self._folder / "subuid").write_text("".join(f"{line}\n" for line in lines))
 
     @contextlib.contextmanager
-    def living(self, name: str, namespace: str, uid: int, *, image: bool = True, mapped: bool = False) -> Iterator[None]:
+    def living(
+        self, name: str, namespace: str, uid: int, *, image: bool = True, mapped: bool = False, binds: bool = False,
+    ) -> Iterator[None]:  # fmt: skip
         """Have a process live in a network namespace.
 
         :param image: whether it has a root directory of its own. :param mapped: whether it has a user namespace of its
-            own, which maps root to it.
+            own, which maps root to it. :param binds: whether it may bind low ports.
         """
+        if binds:
+            self.host.tell("with inside(place): pathlib.Path('/proc/sys/net/ipv4/ip_unprivileged_port_start')"
+                ".write_text('0')", place=self.path(namespace))
         self.host.tell(f"people[{name!r}] = Person(0, namespace)", namespace=self.path(namespace))
         become = _BECOME
         if mapped:
@@ -117,6 +122,24 @@ class Judged:
         return str(reply)
 
 
+    @contextlib.contextmanager
+    def called(self, host: str, port: int, caller: str) -> Iterator[int]:
+        """Have the far end call a port of the judged host's; yield the far end's port."""
+        with inside(self.gateway.there):
+            connection = socket.create_connection((host, port), PATIENCE, (caller, 0))
+        with connection:
+            # A reset, so that nothing is left of it for the next test.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            yield connection.getsockname()[1]
+
+    @contextlib.contextmanager
+    def allowing(self, text: str) -> Iterator[list[str]]:
+        """Yield the options of a system file that holds a text."""
+        path = self._folder / "oidentd.conf"
+        path.write_text(text)
+        yield ["-C", str(path)]
+
+
 def ask(there: str, form: str, ports: tuple[int, int], options: list[str], target: str, asker: str) -> tuple[str, str]:
     """On the judged host: ask an identd of its own from outside; return the reply, and its log."""
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
@@ -141,7 +164,7 @@ def ask(there: str, form: str, ports: tuple[int, int], options: list[str], targe
 
 
 @pytest.fixture(scope="module")
-def judged(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
+def judged(gateway: Gateway) -> Iterator[Judged]:
     """The gateway as a judged host; the far end listens."""
     only_with_namespaces()
     only_if_others_can_read_it()
@@ -151,5 +174,5 @@ def judged(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             for host in (gateway.THERE, gateway.THERE_6):
                 family = socket.AF_INET6 if ":" in host else socket.AF_INET
                 stack.enter_context(socket.create_server((host, FAR), family=family))
-        host = Judged(gateway, user, tmp_path_factory.mktemp("judged"))
+        host = Judged(gateway, user, stack.enter_context(readable_folder()))
         yield stack.enter_context(contextlib.closing(host))
