@@ -97,16 +97,22 @@ def _find(serverAddress: Address, clientAddress: Address, arrival: Arrival | Non
             raise IdentError(f"{error.detail}; sock_diag can't be asked: {unavailable}", error.uid) from error
 
 
-def import_all() -> None:
+def import_all(also_behind: bool = False) -> None:
     """Import whatever a query may need, for a process that answers many: it may give up the right to read these files.
 
     pyroute2 and psutil stay with those who use them.
+
+    :param also_behind: whether owners behind NAT, in containers, or of ranges of uids may be looked for.
     """
     from . import owner, user_namespace  # noqa: F401
     from .config import forward, policy, readings, sandbox, system_file  # noqa: F401
     from .kernel import candidates, devices, dumps, processes, routes, sock_diag  # noqa: F401
     from .users import database, names, services  # noqa: F401
 
+    if also_behind:
+        from . import behind  # noqa: F401
+        from .kernel import wire  # noqa: F401
+        from .users import sub_ids  # noqa: F401
     services.prepare()
 
 
