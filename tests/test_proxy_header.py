@@ -11,7 +11,7 @@ import pytest
 from helpers.machine import skip
 
 from lookup.config import forward
-from lookup.config.proxy_header import BINARY, TEXT, header
+from lookup.config.forward import BINARY, TEXT, header
 
 #: Version 2's first twelve octets, as the specification has them.
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")

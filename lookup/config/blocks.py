@@ -212,8 +212,8 @@ class Statement(_Placed):
     """What a block says: what is sent in place of the login name.
 
     ``kind``: the keyword; ``arguments``: the texts of a reply (octets), or the host (its address as text, or a
-    `HostName`) and the port of a forward (`Unknown`: the service's name could not be looked up), or the words after
-    ``pseudonym`` in their order.
+    `HostName`) and the port of a forward (`Unknown`: the service's name could not be looked up), with the form of its
+    header if it has one, or the words after ``pseudonym`` in their order.
     """
 
     __slots__ = ("arguments", "kind")

@@ -2,6 +2,9 @@
 
 This is the client's side of RFC 1413, for ``forward``. The reply is untrusted input: the caller decides what may be
 done with the name. Users choose whom we ask, so that no question may come back to us or go round in circles.
+
+A header of the PROXY protocol (haproxy's proxy-protocol.txt) may go before the query. soju and others tell from it who
+asks, if they trust where it comes from, and so whose connection is meant.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import socket
 import struct
 import time
 
-from ..connection import IDENT_PORT, pack
+from ..connection import IDENT_PORT, asked_name, pack, unpack
 from .blocks import quoted
 
 TYPE_CHECKING = False  # see connection.py
@@ -42,6 +45,15 @@ _REPLY = re.compile(_PORTS + rb"USERID[\t ]*:[\t ]*[!-9;-~][\t -9;-~]*:[\t ]*([!
 # refusal = ports "ERROR" *WSP ":" *WSP token
 _REFUSAL = re.compile(_PORTS + rb"ERROR[\t ]*:[\t ]*([!-~]{1,64})[\t ]*")
 
+#: The forms of the header, as the configuration and the command line have them: versions 1 and 2.
+TEXT, BINARY = "proxy", "proxy2"
+
+# Version 2: signature; version and command (0: our own connection, 1: somebody else's); family (1, 2) and stream; how
+# long the addresses are.
+_BINARY = struct.Struct("!12sBBH")
+_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+_HEADER_PORTS = struct.Struct("!HH")
+
 #: What an errno of a connection means, where its own text is less plain.
 _FAILED = {
     errno.ECONNREFUSED: "refused the connection",
@@ -65,14 +77,12 @@ def ask(
     :param port: its port.
     :param asked: the connection on which we were asked: its client's host is not asked in turn, we are not asked on the
         port that it came to, and nobody is asked once it ends.
-    :param proxy: the form of a header that says who asked (`proxy_header.FORMS`); ``""``: there is none.
+    :param proxy: the form of a header that says who asked (`TEXT`, `BINARY`); ``""``: there is none.
     :param also_here: whether another server of this host may be asked, on any port but those.
     """
     try:
         query = b"%d,%d\r\n" % (port_on_server, port_on_client)
         if proxy:
-            from .proxy_header import header  # few who forward ask for it
-
             query = header(proxy, asked) + query
         line = _first_line(host, port, query, asked, also_here)
     except (socket.gaierror, ValueError):
@@ -95,6 +105,25 @@ def ask(
         asked_for = f"{port_on_server},{port_on_client}"
         return f"replied about wrong ports: {_decimal(match[1])},{_decimal(match[2])}, not {asked_for}"
     return match[3]
+
+
+def header(form: str, asked: _socket.socket | None) -> bytes:
+    """Return the header for a query that was asked on a connection.
+
+    :param form: `TEXT` or `BINARY`. :param asked: whose ends it has, the asker's and ours; None: it says that there is
+        no asker.
+    :raises OSError: the asker has gone.
+    """
+    if asked is None:
+        return b"PROXY UNKNOWN\r\n" if form == TEXT else _BINARY.pack(_SIGNATURE, 0x20, 0, 0)
+    theirs, ours = asked.getpeername(), asked_name(asked)
+    asker, here = pack(theirs[0].partition("%")[0])[0], pack(ours[0].partition("%")[0])[0]
+    if form == BINARY:
+        family = 0x11 if len(asker) == 4 else 0x21
+        addresses = asker + here + _HEADER_PORTS.pack(theirs[1], ours[1])
+        return _BINARY.pack(_SIGNATURE, 0x21, family, len(addresses)) + addresses
+    family_name = "TCP4" if len(asker) == 4 else "TCP6"
+    return f"PROXY {family_name} {unpack(asker)} {unpack(here)} {theirs[1]} {ours[1]}\r\n".encode("ascii")
 
 
 def _text_of(line: bytes) -> bytes | None:
