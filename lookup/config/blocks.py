@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Resolve = Callable[["HostName", int], Union[tuple[bytes, ...], Unknown]]
 
     #: What follows a statement's keyword: see `Statement`.
-    Arguments = Union[tuple[bytes, ...], tuple[Union[str, "HostName"], Union[int, Unknown]], tuple[str, ...]]
+    Arguments = tuple[Union[bytes, str, "HostName", int, Unknown], ...]
 
     #: The uids that login names have.
     Uids = dict[bytes, Union[int, Unknown, None]]
