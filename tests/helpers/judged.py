@@ -1,7 +1,7 @@
 """What is a host in the tests whose containers and NAT are all that it sees?  A plugin, see `judged`.
 
-The gateway of `helpers.gateways`, in a mount and a PID namespace of its own: its process 1 can be looked at, and neither
-the names nor the processes of the far end's network namespace are to be seen.
+The gateway of `helpers.gateways`, in a mount and a PID namespace of its own: its process 1 can be looked at, and
+neither the names nor the processes of the far end's network namespace are to be seen.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from helpers.gateways import Gateway
-from helpers.hosts import PATH, Person, inside, login
+from helpers.hosts import Person, inside, login
 from helpers.installed import readable_folder
 from helpers.machine import only_if_others_can_read_it, only_with_namespaces, program
 from helpers.pairs import PATIENCE, everything
@@ -54,6 +54,16 @@ checked(libc.prctl(4, 1, 0, 0, 0))
 """
 
 
+#: Has one who was root become a user in a user namespace of their own, with another root directory.
+_BECOME_ROOTLESS = """
+checked(libc.setresuid(uid, uid, uid))
+checked(libc.prctl(4, 1, 0, 0, 0))
+leave_user_namespace(0, uid, 1)
+os.chroot(root)
+os.chdir("/")
+"""
+
+
 class Judged:
     """The judged host, with the network namespaces of a `Gateway`; ``user``, who has a login name."""
 
@@ -82,13 +92,12 @@ class Judged:
             own, which maps root to it. :param binds: whether it may bind low ports.
         """
         if binds:
-            self.host.tell("with inside(place): pathlib.Path('/proc/sys/net/ipv4/ip_unprivileged_port_start')"
-                ".write_text('0')", place=self.path(namespace))
+            self.host.tell(
+                "with inside(place): pathlib.Path('/proc/sys/net/ipv4/ip_unprivileged_port_start').write_text('0')",
+                place=self.path(namespace),
+            )
         self.host.tell(f"people[{name!r}] = Person(0, namespace)", namespace=self.path(namespace))
-        become = _BECOME
-        if mapped:
-            become = _BECOME.replace("if root:", f"checked(libc.setresuid({uid}, {uid}, {uid}))\n"
-                "checked(libc.prctl(4, 1, 0, 0, 0))\nleave_user_namespace(0, uid, 1)\nif root:").partition("os.setgroups")[0]
+        become = _BECOME_ROOTLESS if mapped else _BECOME
         values = {"uid": uid, "root": str(self._folder / "root") if image else ""}
         try:
             self.within(name, become, **values)
@@ -120,7 +129,6 @@ class Judged:
             "judged.ask(*question)", question=(self.path(self.gateway.there), form, ports, options, target, asker)
         )
         return str(reply)
-
 
     @contextlib.contextmanager
     def called(self, host: str, port: int, caller: str) -> Iterator[int]:
@@ -174,5 +182,5 @@ def judged(gateway: Gateway) -> Iterator[Judged]:
             for host in (gateway.THERE, gateway.THERE_6):
                 family = socket.AF_INET6 if ":" in host else socket.AF_INET
                 stack.enter_context(socket.create_server((host, FAR), family=family))
-        host = Judged(gateway, user, stack.enter_context(readable_folder()))
-        yield stack.enter_context(contextlib.closing(host))
+        hosts = Judged(gateway, user, stack.enter_context(readable_folder()))
+        yield stack.enter_context(contextlib.closing(hosts))
