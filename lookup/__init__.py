@@ -10,7 +10,8 @@ its place; `owner` puts them together. Nothing here prints, logs or reads argv.
 
 from __future__ import annotations
 
-from .connection import ConfigError, HiddenUser, IdentError, InvalidPort, NotAccepted, NoUser, Unknown
+from .connection import ACCEPT_PAUSES as ACCEPT_PAUSES
+from .connection import ACCEPT_SECONDS, ConfigError, HiddenUser, IdentError, InvalidPort, NotAccepted, NoUser, Unknown
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
     from .connection import Address, Arrival, Owner
     from .owner import Answer
-
-#: Seconds for which a connection that waits to be accepted is looked at again before it is nobody's: clients ask that
-#: early. And how long to wait before each look.
-ACCEPT_SECONDS, ACCEPT_PAUSES = 0.2, (0.01, 0.02, 0.04, 0.06, 0.08)
 
 __all__ = [
     "Answer", "ConfigError", "HiddenUser", "IdentError", "InvalidPort", "NoUser", "Unknown",

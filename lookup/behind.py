@@ -7,7 +7,7 @@ it is; an image's own passwd file says what who made it wanted.
 
 from __future__ import annotations
 
-from .connection import TCP_STATES, IdentError, NotAccepted, NoUser, Owner, Unknown, pack, unpack
+from .connection import ACCEPT_PAUSES, TCP_STATES, IdentError, NotAccepted, NoUser, Owner, Unknown, pack, unpack
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -92,7 +92,22 @@ def find(
     request = request_for(server, client, arrival, local) if ask is not None else None
     if ask is None or request is None:
         return _local(local, sub_ids)
-    return decide(local, ask(request), sub_ids, reply)
+    return decide(local, ask_until_accepted(ask, request), sub_ids, reply)
+
+
+def ask_until_accepted(ask: Ask, request: Request) -> Found:
+    """Ask, and ask again in a moment where a process has still to accept the connection: clients ask that early."""
+    from .kernel.wire import NOT_ACCEPTED
+
+    found = ask(request)
+    for pause in ACCEPT_PAUSES:
+        if found.kind != NOT_ACCEPTED:
+            break
+        import time
+
+        time.sleep(pause)
+        found = ask(request)
+    return found
 
 
 def request_for(server: Address, client: Address, arrival: Arrival | None, local: Owner | NoUser) -> Request | None:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 #: Where ident servers listen (RFC 1413 section 3).
 IDENT_PORT = 113
 
+#: Seconds for which a connection that waits to be accepted is looked at again before it is nobody's: clients ask that
+#: early. And how long to wait before each look.
+ACCEPT_SECONDS, ACCEPT_PAUSES = 0.2, (0.01, 0.02, 0.04, 0.06, 0.08)
+
 #: Octets of a user id that are sent (RFC 1413 section 6); it is cut there when it is sent.
 MAX_USER_ID = 512
 

@@ -1,7 +1,7 @@
 """What is a host in the tests whose containers and NAT are all that it sees?  A plugin, see `judged`.
 
-The gateway of `helpers.gateways`, in a mount and a PID namespace of its own: its process 1 can be looked at, and neither
-the names nor the processes of the far end's network namespace are to be seen.
+The gateway of `helpers.gateways`, in a mount and a PID namespace of its own: its process 1 can be looked at, and
+neither the names nor the processes of the far end's network namespace are to be seen.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from helpers.gateways import Gateway
-from helpers.hosts import PATH, Person, inside, login
+from helpers.hosts import Person, inside, login
 from helpers.installed import readable_folder
 from helpers.machine import only_if_others_can_read_it, only_with_namespaces, program
 from helpers.pairs import PATIENCE, everything
@@ -54,6 +54,16 @@ checked(libc.prctl(4, 1, 0, 0, 0))
 """
 
 
+#: Has one who was root become a user in a user namespace of their own, with another root directory.
+_BECOME_ROOTLESS = """
+checked(libc.setresuid(uid, uid, uid))
+checked(libc.prctl(4, 1, 0, 0, 0))
+leave_user_namespace(0, uid, 1)
+os.chroot(root)
+os.chdir("/")
+"""
+
+
 class Judged:
     """The judged host, with the network namespaces of a `Gateway`; ``user``, who has a login name."""
 
@@ -61,7 +71,7 @@ class Judged:
         self.gateway, self.user, self._folder = gateway, user, folder
         (folder / "subuid").write_text("")
         (folder / "root").mkdir()
-        words = [program("unshare"), "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc"]
+        words = [program("unshare"), "--mount", "--propagation", "slave", "--pid", "--fork", "--mount-proc"]
         self.host = Person(0, gateway.gate, [*words, "--kill-child"])
         self.host.tell(_BEGIN, folder=str(folder))
 
@@ -82,13 +92,12 @@ class Judged:
             own, which maps root to it. :param binds: whether it may bind low ports.
         """
         if binds:
-            self.host.tell("with inside(place): pathlib.Path('/proc/sys/net/ipv4/ip_unprivileged_port_start')"
-                ".write_text('0')", place=self.path(namespace))
+            self.host.tell(
+                "with inside(place): pathlib.Path('/proc/sys/net/ipv4/ip_unprivileged_port_start').write_text('0')",
+                place=self.path(namespace),
+            )
         self.host.tell(f"people[{name!r}] = Person(0, namespace)", namespace=self.path(namespace))
-        become = _BECOME
-        if mapped:
-            become = _BECOME.replace("if root:", f"checked(libc.setresuid({uid}, {uid}, {uid}))\n"
-                "checked(libc.prctl(4, 1, 0, 0, 0))\nleave_user_namespace(0, uid, 1)\nif root:").partition("os.setgroups")[0]
+        become = _BECOME_ROOTLESS if mapped else _BECOME
         values = {"uid": uid, "root": str(self._folder / "root") if image else ""}
         try:
             self.within(name, become, **values)
@@ -112,15 +121,17 @@ class Judged:
         reset = "kept[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))"
         self.within(name, reset)
 
-    def asked(self, form: str, ports: tuple[int, int], *options: str, target: str = "", asker: str = "") -> str:
-        """Return the reply to a query, without the ports, of an identd that root starts on the judged host."""
-        target = target or self.gateway.OUTER
-        asker = asker or (self.gateway.THERE_6 if ":" in target else self.gateway.THERE)
-        reply, self.log = self.host.tell(
-            "judged.ask(*question)", question=(self.path(self.gateway.there), form, ports, options, target, asker)
-        )
-        return str(reply)
+    def asked(self, form: str, ports: tuple[int, int], *options: str, target: str = "", led_to: int = 0) -> str:
+        """Return the reply to a query, without the ports, of an identd that root starts on the judged host.
 
+        :param target: the address that is asked. :param led_to: the port here that a rule leads the query's to.
+        """
+        target = target or self.gateway.OUTER
+        asker = self.gateway.THERE_6 if ":" in target else self.gateway.THERE
+        listens = self.gateway.OUTER_6 if ":" in target else self.gateway.OUTER
+        question = self.path(self.gateway.there), form, ports, options, (listens, led_to), (target, 113), asker
+        reply, self.log = self.host.tell("judged.ask(*question)", question=question)
+        return str(reply)
 
     @contextlib.contextmanager
     def called(self, host: str, port: int, caller: str) -> Iterator[int]:
@@ -140,17 +151,21 @@ class Judged:
         yield ["-C", str(path)]
 
 
-def ask(there: str, form: str, ports: tuple[int, int], options: list[str], target: str, asker: str) -> tuple[str, str]:
+def ask(
+    there: str, form: str, ports: tuple[int, int], options: list[str], listens: tuple[str, int],
+    target: tuple[str, int], asker: str,
+) -> tuple[str, str]:  # fmt: skip
     """On the judged host: ask an identd of its own from outside; return the reply, and its log."""
-    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    family = socket.AF_INET6 if ":" in asker else socket.AF_INET
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server((target, 0), family=family))
+        listener = stack.enter_context(socket.create_server(listens, family=family))
         listener.settimeout(PATIENCE)
         if form == "warm":
             process = stack.enter_context(ending(start([*COMMAND, "-S", *options], listener)))
             until_it_serves(process)
         with inside(there):
-            caller = socket.create_connection(listener.getsockname()[:2], PATIENCE, (asker, 0))
+            called = target if listens[1] else listener.getsockname()[:2]
+            caller = socket.create_connection(called, PATIENCE, (asker, 0))
             stack.enter_context(caller)
         if form == "single":
             with listener.accept()[0] as accepted:
@@ -174,5 +189,5 @@ def judged(gateway: Gateway) -> Iterator[Judged]:
             for host in (gateway.THERE, gateway.THERE_6):
                 family = socket.AF_INET6 if ":" in host else socket.AF_INET
                 stack.enter_context(socket.create_server((host, FAR), family=family))
-        host = Judged(gateway, user, stack.enter_context(readable_folder()))
-        yield stack.enter_context(contextlib.closing(host))
+        hosts = Judged(gateway, user, stack.enter_context(readable_folder()))
+        yield stack.enter_context(contextlib.closing(hosts))

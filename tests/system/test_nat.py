@@ -9,6 +9,7 @@ import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from helpers.askers import FORMS
 from helpers.hosts import nameless_uid
 from helpers.judged import FAR, REAL, Judged
 
@@ -48,15 +49,17 @@ def masqueraded(judged: Judged, net: Net, uid: int, **living: bool) -> Iterator[
         yield
 
 
-def test_masqueraded(judged: Judged, net: Net) -> None:
-    """A process of the host's own, as `ip netns exec` makes one: its login name, only with -m, and never by its port."""
+@pytest.mark.parametrize("form", FORMS)
+def test_masqueraded(judged: Judged, net: Net, form: str) -> None:
+    """A process of the host's own, as `ip netns exec` makes one: its login name, only with -m, by the port outside."""
     with masqueraded(judged, net, judged.user.pw_uid, image=False):
-        assert judged.asked("single", (OUTSIDE, FAR), "-m", target=net.outer) == f"USERID:UNIX:{judged.user.pw_name}"
-        assert judged.asked("single", (OUTSIDE, FAR), target=net.outer) == "ERROR:NO-USER"
-        assert judged.asked("single", (REAL, FAR), "-m", target=net.outer) == "ERROR:NO-USER"
+        assert judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer) == f"USERID:UNIX:{judged.user.pw_name}"
+        assert judged.asked(form, (OUTSIDE, FAR), target=net.outer) == "ERROR:NO-USER"
+        assert judged.asked(form, (REAL, FAR), "-m", target=net.outer) == "ERROR:NO-USER"
 
 
-def test_an_images_uid_is_a_number(judged: Judged) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_an_images_uid_is_a_number(judged: Judged, form: str) -> None:
     """A process with a root directory of its own: the number, what --container-reply says, or a block for the number.
 
     Never the login name that the host has for that uid, and never that user's block.
@@ -64,16 +67,16 @@ def test_an_images_uid_is_a_number(judged: Judged) -> None:
     net = net_of(judged)
     uid, name = judged.user.pw_uid, judged.user.pw_name
     with masqueraded(judged, net, uid):
-        assert judged.asked("single", (OUTSIDE, FAR), "-m") == f"USERID:OTHER:{uid}"
-        assert judged.asked("single", (OUTSIDE, FAR), "-m", "--container-reply", "box") == "USERID:UNIX:box"
-        assert judged.asked("single", (OUTSIDE, FAR), "-mF", "%u/%g") == f"USERID:OTHER:{uid}"
+        assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:OTHER:{uid}"
+        assert judged.asked(form, (OUTSIDE, FAR), "-m", "--container-reply", "box") == "USERID:UNIX:box"
+        assert judged.asked(form, (OUTSIDE, FAR), "-mF", "%u/%g") == f"USERID:OTHER:{uid}"
         for block, reply in (
             (f'user "{name}" {{ default {{ force reply "wrong" }} }}', f"USERID:OTHER:{uid}"),
             (f'user {uid} {{ default {{ force reply "box" }} }}', "USERID:UNIX:box"),
             ("default { default { force hide } }", "ERROR:HIDDEN-USER"),
         ):
             with judged.allowing(block) as options:
-                assert judged.asked("single", (OUTSIDE, FAR), "-m", *options) == reply
+                assert judged.asked(form, (OUTSIDE, FAR), "-m", *options) == reply
 
 
 def net_of(judged: Judged) -> Net:
@@ -82,30 +85,33 @@ def net_of(judged: Judged) -> Net:
     return Net(gateway.HERE, gateway.INNER, gateway.OUTER, gateway.THERE)
 
 
-def test_a_range_of_uids(judged: Judged) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_range_of_uids(judged: Judged, form: str) -> None:
     """A container's uid in a range of /etc/subuid is its owner's, with the rules for them; in two people's: unknown."""
     uid, name = nameless_uid(), judged.user.pw_name
     try:
         with masqueraded(judged, net_of(judged), uid):
             judged.sub_ids(f"{name}:{uid - 5}:6")
-            assert judged.asked("single", (OUTSIDE, FAR), "-m") == f"USERID:UNIX:{name}"
+            assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:UNIX:{name}"
             with judged.allowing(f'user "{name}" {{ default {{ force hide }} }}') as options:
-                assert judged.asked("single", (OUTSIDE, FAR), "-m", *options) == "ERROR:HIDDEN-USER"
+                assert judged.asked(form, (OUTSIDE, FAR), "-m", *options) == "ERROR:HIDDEN-USER"
             judged.sub_ids(f"{name}:{uid - 5}:6", f"nobody:{uid}:1")
-            assert judged.asked("single", (OUTSIDE, FAR), "-m") == "ERROR:UNKNOWN-ERROR"
+            assert judged.asked(form, (OUTSIDE, FAR), "-m") == "ERROR:UNKNOWN-ERROR"
             judged.sub_ids(f"{name}:{uid - 5}:5")
-            assert judged.asked("single", (OUTSIDE, FAR), "-m") == f"USERID:OTHER:{uid}"
+            assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:OTHER:{uid}"
     finally:
         judged.sub_ids()
 
 
-def test_a_rootless_container(judged: Judged) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_rootless_container(judged: Judged, form: str) -> None:
     """A user namespace that is of the very user whose uid the socket has: that user."""
     with masqueraded(judged, net_of(judged), judged.user.pw_uid, mapped=True):
-        assert judged.asked("single", (OUTSIDE, FAR), "-m") == f"USERID:UNIX:{judged.user.pw_name}", judged.log
+        assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:UNIX:{judged.user.pw_name}", judged.log
 
 
-def test_a_published_port(judged: Judged, net: Net) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_published_port(judged: Judged, net: Net, form: str) -> None:
     """The far end has called a port of the host's, which leads into a container: whoever accepted it there."""
     host = f"[{net.behind}]" if ":" in net.behind else net.behind
     family = "ip6" if ":" in net.behind else "ip"
@@ -118,11 +124,12 @@ def test_a_published_port(judged: Judged, net: Net) -> None:
         judged.within("behind", "listener = socket.create_server((host, 80), family=family_of(host))", host=net.behind)
         with judged.called(net.outer, PUBLISHED, net.there) as port:
             judged.within("behind", "kept.append(listener.accept()[0])")
-            reply = judged.asked("single", (PUBLISHED, port), "-m", target=net.outer)
+            reply = judged.asked(form, (PUBLISHED, port), "-m", target=net.outer)
             assert reply == f"USERID:UNIX:{judged.user.pw_name}", judged.log
 
 
-def test_led_to_a_proxy_here(judged: Judged, net: Net) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_led_to_a_proxy_here(judged: Judged, net: Net, form: str) -> None:
     """REDIRECT: a local process has accepted what went to another port."""
     gateway = judged.gateway
     with (
@@ -133,11 +140,12 @@ def test_led_to_a_proxy_here(judged: Judged, net: Net) -> None:
         with judged.called(net.outer, 3128, net.there) as port:
             judged.within("proxy", "kept.append(listener.accept()[0])")
             named = f"USERID:UNIX:{judged.user.pw_name}"
-            assert judged.asked("single", (3128, port), "-m", target=net.outer) == named, judged.log
-            assert judged.asked("single", (3128, port), target=net.outer) == "ERROR:NO-USER"
+            assert judged.asked(form, (3128, port), "-m", target=net.outer) == named, judged.log
+            assert judged.asked(form, (3128, port), target=net.outer) == "ERROR:NO-USER"
 
 
-def test_our_own_to_another_destination(judged: Judged, net: Net) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_our_own_to_another_destination(judged: Judged, net: Net, form: str) -> None:
     """A local process' connection that a rule leads elsewhere: the far end sees another address than the process."""
     family, wrong = ("ip6", "fd91::77") if ":" in net.there else ("ip", "10.91.0.77")
     host = f"[{net.there}]" if ":" in net.there else net.there
@@ -148,10 +156,11 @@ def test_our_own_to_another_destination(judged: Judged, net: Net) -> None:
     ):
         judged.dials("here", wrong, net.outer, far=7000)
         named = f"USERID:UNIX:{judged.user.pw_name}"
-        assert judged.asked("single", (REAL, FAR), "-m", target=net.outer) == named, judged.log
+        assert judged.asked(form, (REAL, FAR), "-m", target=net.outer) == named, judged.log
 
 
-def test_a_zone(judged: Judged) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_zone(judged: Judged, form: str) -> None:
     """A rule has put the direction of who began it into a zone of its own: found by the other one."""
     rule = f"oifname out tcp dport {FAR} masquerade to :{OUTSIDE}"
     gateway = judged.gateway
@@ -161,10 +170,11 @@ def test_a_zone(judged: Judged) -> None:
     ):
         judged.dials("behind", gateway.THERE, gateway.HERE)
         named = f"USERID:UNIX:{judged.user.pw_name}"
-        assert judged.asked("single", (OUTSIDE, FAR), "-m") == named, judged.log
+        assert judged.asked(form, (OUTSIDE, FAR), "-m") == named, judged.log
 
 
-def test_the_containers_was_first(judged: Judged) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_the_containers_was_first(judged: Judged, form: str) -> None:
     """W8: a local user has a socket with the very ends that a container's connection has outside."""
     uid = judged.user.pw_uid
     gateway = judged.gateway
@@ -175,24 +185,26 @@ def test_the_containers_was_first(judged: Judged) -> None:
     ):
         judged.dials("behind", gateway.THERE, gateway.HERE)
         judged.dials("bob", gateway.THERE, gateway.OUTER, port=OUTSIDE)
-        assert judged.asked("single", (OUTSIDE, FAR), "-m") == f"USERID:OTHER:{nameless_uid()}", judged.log
-        assert judged.asked("single", (OUTSIDE, FAR)) == f"USERID:UNIX:{judged.user.pw_name}"
+        assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:OTHER:{nameless_uid()}", judged.log
+        assert judged.asked(form, (OUTSIDE, FAR)) == f"USERID:UNIX:{judged.user.pw_name}"
 
 
-def test_a_stale_entry(judged: Judged) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_stale_entry(judged: Judged, form: str) -> None:
     """Its socket has gone, and conntrack's entry has not: nobody, whoever has the port by now."""
     gateway = judged.gateway
     with masqueraded(judged, net_of(judged), judged.user.pw_uid, image=False):
         with gateway.forgetting():
             judged.within("behind", "kept.pop().close()")
-        assert judged.asked("single", (OUTSIDE, FAR), "-m") == "ERROR:NO-USER", judged.log
+        assert judged.asked(form, (OUTSIDE, FAR), "-m") == "ERROR:NO-USER", judged.log
 
 
-def test_a_dead_container(judged: Judged) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_dead_container(judged: Judged, form: str) -> None:
     """Its processes have ended, its namespace may have too."""
     gateway = judged.gateway
     with contextlib.ExitStack() as stack:
         stack.enter_context(masqueraded(judged, net_of(judged), judged.user.pw_uid))
         stack.enter_context(gateway.forgetting())
         judged.host.tell("people['behind'].close()")
-        assert judged.asked("single", (OUTSIDE, FAR), "-m") in ("ERROR:NO-USER", "ERROR:UNKNOWN-ERROR"), judged.log
+        assert judged.asked(form, (OUTSIDE, FAR), "-m") in ("ERROR:NO-USER", "ERROR:UNKNOWN-ERROR"), judged.log
