@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lookup.config.user_file import Also, Fetched
     from lookup.config.words import Notice
     from lookup.connection import Address, Arrival, Owner
+    from lookup.machines import Named
     from lookup.owner import Answer
 
     from .options import Options
@@ -123,9 +124,12 @@ class AnsweringServer(IdentServer):
             if self._log.wants(Log.DEBUG):
                 self._log.write(Log.DEBUG, f"found {owner!r}")
         system, user = result
-        system = self._options.other or system
-        if self._options.charset:
-            system += "," + self._options.charset
+        if not getattr(result, "as_it_is", False):
+            system = self._options.other or system
+            if self._options.charset:
+                system += "," + self._options.charset
+        if how := getattr(result, "how", ""):
+            self._note = f" ({how})"
         # As login names and arguments were decoded, so that the same octets go out.
         super()._cbLookup((system, os.fsencode(user)), sport, cport)
 
@@ -266,10 +270,15 @@ class Lookups:
         self._options = options
         self._ask = ask
         self._fetch = fetch
+        self._elsewhere = None
+        if options.masquerade or options.proxy:
+            from .elsewhere import Elsewhere
+
+            self._elsewhere = Elsewhere(options)
         #: Of the owner that the kernel told last.
         self._uid: int | None = None
 
-    def look_up(self, serverAddress: Address, clientAddress: Address, arrival: Arrival | None) -> Answer:
+    def look_up(self, serverAddress: Address, clientAddress: Address, arrival: Arrival | None) -> Answer | Named:
         """Do all that one query needs. May block for `LOOKUP_SECONDS`. :raises IdentError: nobody can be named."""
         self._uid = None
         try:
@@ -279,8 +288,13 @@ class Lookups:
                 error.uid = self._uid
             raise
 
-    def _look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Answer:
-        owner = self._find(server, client, arrival)
+    def _look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Answer | Named:
+        try:
+            owner = self._find(server, client, arrival)
+        except IdentError as error:
+            if self._elsewhere is None:
+                raise
+            return self._elsewhere.answer(error, arrival)
         from lookup.owner import answer, facts_about
 
         self._uid = owner.uid
@@ -299,6 +313,11 @@ class Lookups:
 
     def _find(self, server: Address, client: Address, arrival: Arrival | None) -> Owner:
         """Return the owner, behind NAT and in containers too where that is switched on."""
+        if self._elsewhere is None:
+            return self._find_by_ends(server, client, arrival)
+        return self._elsewhere.find(server, client, lambda: self._find_by_ends(server, client, arrival))
+
+    def _find_by_ends(self, server: Address, client: Address, arrival: Arrival | None) -> Owner:
         import lookup  # what it needs is imported once there is a query to look up
 
         options = self._options

@@ -90,8 +90,7 @@ def _unblock_signals() -> None:
 
 def _run(options: Options, log: Log, operands: Sequence[str]) -> int:
     """Do what the options and standard input ask for."""
-    without_meaning = dict.fromkeys([*options.ignored, *(f"'{operand}'" for operand in operands)])
-    ignored = [f"{each} has no meaning here and is ignored" for each in without_meaning]
+    ignored = [f"'{operand}' has no meaning here and is ignored" for operand in dict.fromkeys(operands)]
     if options.check:
         if operands:
             raise UsageError(f"'{operands[0]}' is left over: neither an option nor an option's argument")

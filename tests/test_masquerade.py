@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lookup.config import masquerade
 from lookup.config.blocks import HostName
-from lookup.config.masquerade import Entry, Machines, check, entries, first
+from lookup.config.masquerade import Entries, Entry, check, entries, first
 from lookup.connection import ConfigError, IdentError, Unknown
 
 if TYPE_CHECKING:
@@ -149,8 +149,8 @@ def test_a_name_that_can_not_be_looked_up() -> None:
 def test_the_file(tmp_path: Path) -> None:
     """It is read anew for each question; only the default one may be missing; what can't be read is no empty file."""
     path = tmp_path / "masq"
-    assert Machines(str(path), required=False).find("10.0.0.5") is None
-    machines = Machines(str(path), required=True)
+    assert Entries(str(path), required=False).find("10.0.0.5") is None
+    machines = Entries(str(path), required=True)
     assert refusal(lambda: machines.find("10.0.0.5")) == f"{path}: no such file"
     path.write_bytes(b"10.0.0.5 joe UNIX")
     found = machines.find("10.0.0.5")
@@ -160,7 +160,7 @@ def test_the_file(tmp_path: Path) -> None:
     assert found is not None and found.name == b"ann"
     path.write_bytes(b"#" * (masquerade.MAX_SIZE + 1))
     assert refusal(lambda: machines.find("10.0.0.5")) == f"{path}: more than {masquerade.MAX_SIZE} octets"
-    folder = Machines(str(tmp_path), required=False)
+    folder = Entries(str(tmp_path), required=False)
     assert refusal(lambda: folder.find("10.0.0.5")) == f"{tmp_path}: Is a directory"
 
 

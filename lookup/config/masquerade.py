@@ -76,7 +76,7 @@ class Entry:
             return (1 << bits) - 1
 
 
-class Machines:
+class Entries:
     """The file, for as long as a process serves. It is read anew for each question: it may have changed."""
 
     def __init__(self, path: str, required: bool) -> None:
@@ -118,7 +118,7 @@ def read(path: str, required: bool) -> bytes:
 
 
 def first(found: Iterator[Entry | ConfigError], host: str, resolve: Resolve) -> Entry | None:
-    """Return the first entry that is about an address; None: none is. For the exceptions see `Machines.find`."""
+    """Return the first entry that is about an address; None: none is. For the exceptions see `Entries.find`."""
     address = pack(host.partition("%")[0])[0]
     #: Entries that may be about it, and why that is not known.
     doubtful: list[tuple[Entry, Unknown]] = []

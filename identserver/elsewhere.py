@@ -1,0 +1,62 @@
+"""Where do the options have a connection looked for that is of no socket here, as the query names it?
+
+On machines behind this one (--forward, oidentd_masq.conf), and, where a gateway asks, by its ports (--proxy).
+"""
+
+from __future__ import annotations
+
+from . import MASQUERADE
+
+TYPE_CHECKING = False  # see options.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lookup.connection import Address, Arrival, Owner
+    from lookup.machines import Named
+
+    from .options import Options
+
+
+class Elsewhere:
+    """Looks there, as far as the options say so."""
+
+    def __init__(self, options: Options) -> None:
+        self._machines = self._gateways = None
+        if options.masquerade:
+            from lookup.machines import Machines
+
+            file, proxy = options.masquerade_file, options.forward_proxy or ""
+            path = file or MASQUERADE
+            self._machines = Machines(options.forward, options.masquerade_first, path, file is not None, proxy)
+        if options.proxy:
+            from lookup.gateways import Gateways
+
+            self._gateways = Gateways(options.proxy)
+
+    def may_trust(self, asker: str) -> bool:
+        """Return whether an asker may be a gateway that may ask by ports alone. Never blocks."""
+        return self._gateways is not None and self._gateways.may_trust(asker)
+
+    def find(self, server: Address, client: Address, find: Callable[[], Owner]) -> Owner:
+        """Return what ``find`` does; or, where a gateway asks, who owns a connection with these ports. May block.
+
+        :raises IdentError: nobody does, or it can't be found out.
+        """
+        return find() if self._gateways is None else self._gateways.find(server, client, find)
+
+    def machine(self, error: BaseException) -> str:
+        """Return the address of the machine behind this one that an error is about; ``""``: it is about none."""
+        from lookup.behind import Behind, Unseen  # with --masquerade, which raises them, it is there
+
+        return error.server[0] if self._machines is not None and isinstance(error, (Behind, Unseen)) else ""
+
+    def answer(self, error: BaseException, arrival: Arrival | None) -> Named:
+        """Return what is replied about a connection of such a machine. May block: see `Machines.answer`.
+
+        :raises BaseException: the error itself, where it is about none; else see `Machines.answer`.
+        """
+        from lookup.behind import Behind, Unseen
+
+        if self._machines is None or not isinstance(error, (Behind, Unseen)):
+            raise error
+        return self._machines.answer(error, arrival)
