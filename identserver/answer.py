@@ -300,6 +300,8 @@ class Lookups:
         from lookup.owner import answer, facts_about
 
         self._uid = owner.uid
+        if owner.by_ports:
+            server, client = owner.server, owner.client
         system, read = self._load(), self._fetch or _fetch
 
         def fetch(uid: int, home: str) -> Fetched:

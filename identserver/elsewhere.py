@@ -60,3 +60,23 @@ class Elsewhere:
         if self._machines is None or not isinstance(error, (Behind, Unseen)):
             raise error
         return self._machines.answer(error, arrival)
+
+
+def what_counts(options: Options) -> list[str]:
+    """Return, a sentence each, what options do that identd 1.0.0 has ignored: files for oidentd have them."""
+    told = []
+    if options.forward is not None:
+        order = "where the file has nothing on it" if options.masquerade_first else "and if it names nobody, the file"
+        told.append(
+            f"--forward counts (identd 1.0.0 ignored it): a machine behind this one is asked on port {options.forward},"
+            f" {order} ({options.masquerade_file or MASQUERADE})"
+        )
+    elif options.masquerade:
+        file = options.masquerade_file or MASQUERADE
+        told.append(f"--masquerade counts (identd 1.0.0 ignored it): machines behind this one are named by {file}")
+    if options.proxy:
+        told.append(
+            f"--proxy counts (identd 1.0.0 ignored it): who asks from {', '.join(options.proxy)} is told whose"
+            " connection has the two ports in the query, whatever its addresses are"
+        )
+    return told

@@ -11,17 +11,25 @@ import time
 from .config.blocks import HostName
 from .config.forward import is_this_host
 from .config.names import Hosts, Names, Resolver
-from .connection import IdentError, NotAccepted, NoUser, Unknown, pack, unpack
+from .connection import IdentError, NotAccepted, NoUser, Owner, Unknown, pack, unpack
 from .kernel.dumps import find_for_gateway
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .connection import Address, Owner
+    from .connection import Address
 
 #: Queries a second, of all gateways together, for which the kernel's whole table is walked.
 MOST = 50
+
+
+class ByPorts(Owner):
+    """An owner whose connection has the ports that a gateway has asked about, and other addresses."""
+
+    __slots__ = ()
+    by_ports = True
+    steps = ("a gateway asks that is trusted (--proxy): found by the ports alone",)
 
 
 class Gateways:
@@ -92,7 +100,9 @@ class Gateways:
         if owner is not None and owner.uid != other.uid:
             reason = f"{client[0]}, which is trusted (--proxy), may mean {owner!r} or {other!r}"
             raise IdentError(reason)
-        return owner or other
+        return owner or ByPorts(
+            other.uid, other.inode, other.state, other.server, other.client, other.source, other.device
+        )
 
     def _count(self) -> None:
         """Count one more walk. :raises IdentError: there were too many."""
