@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 #: The end of what is sent, whatever stands before it.
-_QUERY = re.compile(rb"[0-9]+,[0-9]+\r\n\Z")
+_QUERY = re.compile(rb"(\d{1,5},\d{1,5})\r\n\Z")
 
 
 class Machine:
@@ -69,7 +69,13 @@ class Machine:
 
 def replying(rest: bytes) -> Says:
     """Return what replies something about the ports of the query."""
-    return lambda query: query.splitlines()[-1] + b":" + rest + b"\r\n"
+
+    def says(query: bytes) -> bytes:
+        found = _QUERY.search(query)
+        assert found is not None
+        return found[1] + b":" + rest + b"\r\n"
+
+    return says
 
 
 @contextlib.contextmanager

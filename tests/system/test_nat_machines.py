@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from helpers.askers import FORMS
-from helpers.hosts import Person
+from helpers.hosts import Person, ip
 from helpers.judged import FAR, REAL, Judged
 from helpers.machines import Machine, machine, replying
 
@@ -31,9 +31,15 @@ NO_USER, UNKNOWN = "ERROR:NO-USER", "ERROR:UNKNOWN-ERROR"
 
 @pytest.fixture(scope="module")
 def behind(judged: Judged) -> Iterator[Machine]:
-    """A machine behind the judged host, with connections of both families, which are masqueraded."""
+    """A machine behind the judged host, with connections of both families, which are masqueraded.
+
+    That it is a network namespace of the same kernel's is not to be seen: with a rule for routes, the device does not
+    count, and the judged host sees no namespace but its own.
+    """
     gateway = judged.gateway
     rule = f"meta l4proto tcp oifname out masquerade to :{OUTSIDE}"
+    for family in ("-4", "-6"):
+        ip(family, "rule", "add", "priority", "100", "lookup", "main", namespace=gateway.gate)
     with gateway.translating(rule), Person(0, gateway.here) as person:
         for there, source in ((gateway.THERE, gateway.HERE), (gateway.THERE_6, gateway.HERE_6)):
             person.dial((there, FAR), source=(source, REAL))
