@@ -127,6 +127,10 @@ def date(text: str) -> str:
     return text
 
 
+#: Options that oidentd 2 had and oidentd 3 has not.
+OLDER = 2
+
+
 class Refused(ValueError):
     """An option's argument can't be taken; the text says what the option takes."""
 
@@ -136,14 +140,15 @@ class Option:
 
     ``letter``: the short name, or ``""``; ``name``: the long one. ``takes``: `NONE`, `ONE` or `MAYBE` an argument,
     which help calls ``metavar`` (``""``: as the option). ``convert``: makes a value of it. ``missing``: the value
-    where a `MAYBE` has none. ``becomes``: `KEEP` or `ADD`. ``ours``: oidentd 3 does not have it.
+    where a `MAYBE` has none. ``becomes``: `KEEP` or `ADD`. ``ours``: oidentd 3 does not have it (`OLDER`: but
+    oidentd 2 has).
     """
 
     __slots__ = ("becomes", "convert", "help", "letter", "metavar", "missing", "name", "ours", "takes")
 
     def __init__(
         self, letter: str, name: str, help: str, takes: int = NONE, metavar: str = "", convert: Convert = str, *,
-        missing: str = "", becomes: str = KEEP, ours: bool = False,
+        missing: str = "", becomes: str = KEEP, ours: int = 0,
     ) -> None:  # fmt: skip
         self.letter = letter
         self.name = name
@@ -209,7 +214,7 @@ TABLE = (
            f" {IDENT_PORT})", MAYBE, "PORT", port, missing=str(IDENT_PORT)),
     Option("M", "masquerade-first", "as -f, but only where the file has no entry for that machine"),
     Option("", "forward-last", "as -M, with the port that -f takes", MAYBE, "PORT", port, missing=str(IDENT_PORT),
-           ours=True),
+           ours=OLDER),
     Option("", "masquerade-file", f"what is replied about machines behind this one (default {MASQUERADE})", ONE, "FILE",
            ours=True),
     Option("", "forward-proxy", "tell those machines who asks, by a header: proxy (default) or proxy2", MAYBE, "FORM",
@@ -330,7 +335,8 @@ def _by_name(name: str) -> Option | None:
             return option
         if option.name.startswith(name):
             fitting.append(option)
-    theirs = [option for option in fitting if not option.ours] or fitting
+    theirs = [option for option in fitting if not option.ours]
+    theirs = theirs or [option for option in fitting if option.ours == OLDER] or fitting
     return theirs[0] if len(theirs) == 1 else None
 
 
