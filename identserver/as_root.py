@@ -49,6 +49,10 @@ def lookups(options: Options, load: Callable[[], System | None]) -> Lookups:
         codec.messages()
     if options.debug:
         from lookup.kernel import causes  # noqa: F401
+    if options.masquerade or options.proxy:
+        from .elsewhere import Elsewhere
+
+        Elsewhere(options)  # imports what it needs
     ask = None
     if options.masquerade:
         from .seeker import Seeker
