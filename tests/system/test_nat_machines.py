@@ -5,15 +5,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import socket
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from helpers.askers import FORMS
-from helpers.hosts import Person, ip
+from helpers.hosts import Person, inside, ip, until
 from helpers.judged import FAR, REAL, Judged
+from helpers.machine import program
 from helpers.machines import Machine, machine, replying
+from helpers.pairs import PATIENCE, everything
+from helpers.residents import system_file
+from helpers.single_shot import COMMAND, ending
+
+from identserver.warm.workers import THREADS_PER_OWNER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +50,7 @@ def behind(judged: Judged) -> Iterator[Machine]:
     rule = f"meta l4proto tcp oifname out masquerade to :{OUTSIDE}"
     for family in ("-4", "-6"):
         ip(family, "rule", "add", "priority", "100", "lookup", "main", namespace=gateway.gate)
-    with gateway.translating(rule), Person(0, gateway.here) as person:
+    with gateway.translating(rule), Person(judged.user.pw_uid, gateway.here) as person:
         for there, source in ((gateway.THERE, gateway.HERE), (gateway.THERE_6, gateway.HERE_6)):
             person.dial((there, FAR), source=(source, REAL))
         with machine(gateway.here, gateway.HERE, gateway.HERE_6) as server:
@@ -142,3 +152,90 @@ def test_another_port(judged: Judged, behind: Machine) -> None:
     with machine(judged.gateway.here, judged.gateway.HERE, port=1113):
         assert judged.asked("single", (OUTSIDE, FAR), "-f1113") == "USERID:UNIX:bouncer"
     assert behind.queries == []
+
+
+#: Runs on the judged host: a warm identd, and who asks it from outside.
+STORM = """
+listener = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+process = subprocess.Popen(words, stdin=listener.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def called(host):
+    with inside(there):
+        client = socket.create_connection((host, listener.getsockname()[1]), 30)
+    client.sendall(query)
+    return client
+waiting = [called(silent) for _ in range(count)]
+"""
+
+
+def test_a_silent_machine_stops_nobody_else(judged: Judged, behind: Machine) -> None:
+    """While as many queries about one machine wait as like to, another machine is asked, and answers at once."""
+    gateway = judged.gateway
+    words = [*COMMAND, "-S", "-f1117"]
+    query = f"{OUTSIDE},{FAR}\r\n".encode()
+    with machine(gateway.here, gateway.HERE, port=1117) as silent, machine(gateway.here, gateway.HERE_6, port=1117):
+        silent.says = lambda query: None
+        values = {"words": words, "there": judged.path(gateway.there), "silent": gateway.OUTER, "query": query}
+        judged.host.tell(STORM, count=40, **values)
+        try:
+            # One owner's jobs get so many threads, and no more.
+            until(lambda: len(silent.queries) == THREADS_PER_OWNER)
+            asked = "called(host).recv(1000), len(select.select(waiting, [], [], 0)[0])"
+            reply, answered = judged.host.tell(f"import select; {asked}", host=gateway.OUTER_6)
+            assert (reply, answered) == (query[:-2] + b":USERID:UNIX:bouncer\r\n", 0)
+        finally:
+            judged.host.tell("process.kill(); process.wait(); [one.close() for one in (listener, *waiting)]; None")
+        assert len(silent.queries) == THREADS_PER_OWNER
+
+
+# With the real oidentd.
+
+
+@contextlib.contextmanager
+def serving(namespace: str, host: str, port: int, *words: str) -> Iterator[None]:
+    """Have an ident server listen in a network namespace, where nobody asks the DNS: oidentd does, before it reads."""
+    folder = Path("/etc/netns", namespace)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
+    command = [program("ip"), "netns", "exec", namespace, *words, "-S", "-i", "-a", host, "-p", str(port)]
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove, folder)
+        path = stack.enter_context(system_file(""))
+        process = subprocess.Popen([*command, "-C", str(path)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        stack.enter_context(ending(process))
+        with inside(namespace):
+            until(lambda: process.poll() is not None or _listens(host, port))
+        yield
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+    with contextlib.suppress(OSError):  # ENOTEMPTY: it is others', too
+        folder.parent.rmdir()
+
+
+def _listens(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        return probe.connect_ex((host, port)) == 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_real_oidentd_behind(judged: Judged, behind: Machine, form: str) -> None:
+    """A gateway's identd asks an oidentd behind it, which lets the gateway ask by ports, and sends what it says."""
+    gateway = judged.gateway
+    with serving(gateway.here, gateway.HERE, 1114, program("oidentd"), "-P", gateway.INNER, "-u", "root", "-g", "root"):
+        assert judged.asked(form, (OUTSIDE, FAR), "-df1114") == f"USERID:UNIX:{judged.user.pw_name}", judged.log
+
+
+def test_a_real_oidentd_as_the_gateway(judged: Judged, behind: Machine) -> None:
+    """A gateway's oidentd asks an identd behind it, which trusts it, and sends what that one says."""
+    gateway = judged.gateway
+    oidentd = (program("oidentd"), "-mf1115", "-u", "root", "-g", "root")
+    with (
+        serving(gateway.here, gateway.HERE, 1115, *COMMAND, "-P", gateway.INNER),
+        serving(gateway.gate, gateway.OUTER, 1116, *oidentd),
+        inside(gateway.there),
+        socket.create_connection((gateway.OUTER, 1116), PATIENCE) as asker,
+    ):
+        asker.sendall(b"%d,%d\r\n" % (OUTSIDE, FAR))
+        reply = everything(asker).decode()
+    assert reply == f"{OUTSIDE},{FAR}:USERID:UNIX:{judged.user.pw_name}\r\n"
