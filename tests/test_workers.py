@@ -162,7 +162,7 @@ def test_one_owner_holds_few_threads(bench: Bench) -> None:
     bench.turn(51)
 
 
-@pytest.mark.parametrize("seconds", [0.03, 0.1])
+@pytest.mark.parametrize("seconds", [0.025, 0.1])
 def test_many_owners_who_are_slow(bench: Bench, seconds: float) -> None:
     """A name service that needs a moment for each of 300 owners answers about all of them in time."""
 

@@ -62,10 +62,10 @@ class Workers:
     """Threads for what may block: one, while nothing does.
 
     A single thread that takes one job after the other answers three times as many queries as one thread for each,
-    because they would contend for the interpreter. A thread whose job has taken STUCK_SECONDS counts as stuck. Where
-    all are stuck there will soon be twice as many. An owner's jobs get another thread only when those that they hold
-    are stuck, and THREADS_PER_OWNER at most; the rest of them wait, and are then done together. The uids that a user
-    may give to processes count as one owner's.
+    because they would contend for the interpreter. A thread counts as stuck whose job has taken STUCK_SECONDS, or the
+    job before. Where all are stuck there will soon be twice as many. An owner's jobs get another thread only when those
+    that they hold are stuck, and THREADS_PER_OWNER at most; the rest of them wait, and are then done together. The uids
+    that a user may give to processes count as one owner's.
     """
 
     def __init__(self, loop: Loop, complain: Callable[[str], object], holder: Callable[[int], int] = int) -> None:
@@ -85,6 +85,8 @@ class Workers:
         self._elsewhere = 0
         #: By thread that is at work: the owner whose job it does, and since when.
         self._busy: dict[object, tuple[int, float]] = {}
+        #: Threads whose last job took STUCK_SECONDS: the next one probably will, too.
+        self._slow: set[object] = set()
         self._threads = self._stuck = 0
         #: Threads that were started and have not begun, and that have begun although they were given up.
         self._beginning = self._late = 0
@@ -166,7 +168,8 @@ class Workers:
 
     def _count_stuck(self) -> None:
         long_ago = time.monotonic() - STUCK_SECONDS
-        self._stuck = sum(since < long_ago for _, since in list(self._busy.values()))
+        busy = list(self._busy.items())
+        self._stuck = sum(since < long_ago or thread in self._slow for thread, (_, since) in busy)
 
     def _work(self) -> None:
         """Run in a thread: take turns, until a job has taken long and nobody has a turn."""
@@ -184,8 +187,9 @@ class Workers:
                 began = time.monotonic()
                 self._do(uid, jobs)
                 took = time.monotonic() - began
-                self._end(me)
+                self._end(me, took)
                 self._wake()
+        self._slow.discard(me)
         self._results.append((None, None))
         self._wake()
 
@@ -241,9 +245,10 @@ class Workers:
         if again:
             self._add(uid, again)
 
-    def _end(self, me: object) -> None:
+    def _end(self, me: object, took: float) -> None:
         with self._lock:
             self._release(self._busy.pop(me)[0])
+            (self._slow.discard if took < STUCK_SECONDS else self._slow.add)(me)
 
     def _wake(self) -> None:
         if not self._woken and not self._loop.is_closed():
