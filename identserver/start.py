@@ -105,6 +105,10 @@ def _run(options: Options, log: Log, operands: Sequence[str]) -> int:
         from .admin.key import new_key
 
         return new_key(options)
+    if options.install_service is not None:
+        from .admin.install import install_service
+
+        return install_service(options)
     if options.reveal is not None:
         from .admin.reveal import reveal
 
@@ -162,11 +166,12 @@ def _lookups(options: Options) -> Lookups:
 
         kept = keep_key(options)
         drop_privileges(options.user, options.group)
+    configured = options.reply_all is None and (options.requires_system_file or os.path.lexists(options.system_file))
     if os.geteuid() != 0:
-        return Lookups(load, options, ask=_ask(options))
+        return Lookups(load, options, ask=_ask(options), ahead=configured)
     from . import as_root  # only for root
 
-    return as_root.lookups(options, load)
+    return as_root.lookups(options, load, configured)
 
 
 def _ask(options: Options) -> Ask | None:
