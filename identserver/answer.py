@@ -274,13 +274,12 @@ class Lookups:
         self._load = load
         self._form = options.form
         self._options = options
-        self._ask = ask
         self._fetch = fetch
         self._elsewhere = None
-        if options.masquerade or options.proxy:
+        if options.looks_behind or options.proxy:
             from .elsewhere import Elsewhere
 
-            self._elsewhere = Elsewhere(options)
+            self._elsewhere = Elsewhere(options, ask)
         #: Of the owner that the kernel told last.
         self._uid: int | None = None
 
@@ -330,20 +329,11 @@ class Lookups:
 
     def _find(self, server: Address, client: Address, arrival: Arrival | None) -> Owner:
         """Return the owner, behind NAT and in containers too where that is switched on."""
-        if self._elsewhere is None:
-            return self._find_by_ends(server, client, arrival)
-        return self._elsewhere.find(server, client, lambda: self._find_by_ends(server, client, arrival))
-
-    def _find_by_ends(self, server: Address, client: Address, arrival: Arrival | None) -> Owner:
         import lookup  # what it needs is imported once there is a query to look up
 
-        options = self._options
-        if self._ask is None and not options.subuid:
+        if self._elsewhere is None:
             return lookup.find(server, client, arrival)
-        from lookup import behind
-
-        found = lookup.find
-        return behind.find(server, client, arrival, self._ask, found, options.subuid, options.container_reply or "")
+        return self._elsewhere.find(server, client, arrival, lookup.find)
 
 
 def _read_ahead(facts: Facts, server: Address, far: Address) -> Reading | None:

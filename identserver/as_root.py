@@ -49,7 +49,7 @@ def lookups(options: Options, load: Callable[[], System | None], configured: boo
         codec.messages()
     if options.debug:
         from lookup.kernel import causes  # noqa: F401
-    if options.masquerade or options.proxy:
+    if options.looks_behind or options.proxy:
         from .elsewhere import Elsewhere
 
         Elsewhere(options)  # imports what it needs

@@ -9,8 +9,7 @@ from . import MASQUERADE
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from lookup.behind import Ask, FindLocal
     from lookup.connection import Address, Arrival, Owner
     from lookup.machines import Named
 
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
 class Elsewhere:
     """Looks there, as far as the options say so."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, ask: Ask | None = None) -> None:
+        """:param ask: looks behind NAT and into containers, with --masquerade; None: nobody does."""
+        self._options, self._ask = options, ask
         self._machines = self._gateways = None
         if options.masquerade:
             from lookup.machines import Machines
@@ -37,11 +38,21 @@ class Elsewhere:
         """Return whether an asker may be a gateway that may ask by ports alone. Never blocks."""
         return self._gateways is not None and self._gateways.may_trust(asker)
 
-    def find(self, server: Address, client: Address, find: Callable[[], Owner]) -> Owner:
-        """Return what ``find`` does; or, where a gateway asks, who owns a connection with these ports. May block.
+    def find(self, server: Address, client: Address, arrival: Arrival | None, find_local: FindLocal) -> Owner:
+        """Like `lookup.find`, but find the owner behind NAT and in containers too, or by a gateway's ports. May block.
 
-        :raises IdentError: nobody does, or it can't be found out.
+        :param find_local: finds who owns a socket here. For the others see `lookup.find`.
         """
+
+        def find() -> Owner:
+            options = self._options
+            if not options.looks_behind:
+                return find_local(server, client, arrival)
+            from lookup import behind
+
+            reply = options.container_reply or ""
+            return behind.find(server, client, arrival, self._ask, find_local, options.subuid, reply)
+
         return find() if self._gateways is None else self._gateways.find(server, client, find)
 
     def machine(self, error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -127,7 +128,7 @@ def test_a_machine_behind_is_meant(table: list[Any]) -> None:
 def test_so_many_a_second(table: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole table is walked a limited number of times a second; past it, nobody is named."""
     now = 100.0
-    monkeypatch.setattr(gateways.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     trusted = Gateways(["10.0.0.1"])
     for second in range(2):
         now = 100.0 + second

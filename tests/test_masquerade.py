@@ -26,7 +26,7 @@ HOSTS = {b"pc.lan": (b"\x0a\0\0\7",), b"six.lan": (bytes(15) + b"\1", b"\x0a\0\0
 def resolve(name: HostName, octets: int) -> tuple[bytes, ...] | Unknown:
     """Return the addresses of a host name."""
     if bytes(name) not in HOSTS:
-        return Unknown(f"the addresses of {name.decode()}")
+        return Unknown(f"the addresses of {name!r}")
     return tuple(one for one in HOSTS[bytes(name)] if len(one) == octets)
 
 

@@ -106,11 +106,11 @@ class Lookups:
         self._memory = Memory()
         self._readers = readers
         self._elsewhere = self._machines = None
-        if options.masquerade or options.proxy:
+        if options.looks_behind or options.proxy:
             from ..elsewhere import Elsewhere
             from .machines import Machines
 
-            self._elsewhere = Elsewhere(options)
+            self._elsewhere = Elsewhere(options, ask)
             self._machines = Machines(self._elsewhere, self._workers, self._shares)
         self._diag: SockDiag | None = None
         #: By asker: how many of their queries wait until somebody accepts the connection that they are about.
@@ -308,16 +308,8 @@ class Lookups:
 
     def _behind(self, server: Address, client: Address, arrival: Arrival | None, find: FindLocal) -> Owner:
         if self._elsewhere is None:
-            return self._by_ends(server, client, arrival, find)
-        return self._elsewhere.find(server, client, lambda: self._by_ends(server, client, arrival, find))
-
-    def _by_ends(self, server: Address, client: Address, arrival: Arrival | None, find: FindLocal) -> Owner:
-        options = self._options
-        if not options.looks_behind:
             return find(server, client, arrival)
-        from lookup import behind
-
-        return behind.find(server, client, arrival, self._ask, find, options.subuid, options.container_reply or "")
+        return self._elsewhere.find(server, client, arrival, find)
 
     def _answer(self, questions: list[Question]) -> Iterator[Any]:
         """Run in a thread: find the answers about one owner's connections, and remember for the loop what was asked.

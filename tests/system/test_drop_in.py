@@ -265,7 +265,8 @@ def test_options_for_gateways(pair: Pair, options: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [("-fm",), ("-f0",), ("-f65536",), ("--forward=m",), ("-P", "10.0.0.0/33"), ("-P", ""), ("--forward-proxy=3",), ("--mas",), ("-P",), ("-dq",), ("-q", "--debug"), ("-l", "0"),
+    [("-fm",), ("-f0",), ("-f65536",), ("--forward=m",), ("-P", "10.0.0.0/33"), ("-P", ""),
+     ("--forward-proxy=3",), ("--mas",), ("-P",), ("-dq",), ("-q", "--debug"), ("-l", "0"),
      ("-p", "0")],
 )  # fmt: skip
 def test_what_oidentd_refuses(options: tuple[str, ...]) -> None:
