@@ -59,6 +59,9 @@ class Options:
     reveal: str | None = None
     asker = ""
     date = ""
+    masquerade = False
+    subuid = False
+    container_reply: str | None = None
     ignored: Sequence[str] = ()
 
     @property
@@ -75,6 +78,11 @@ class Options:
     def form(self) -> str:
         """What is sent in place of the login name, as `lookup.users.formats` has it; ``""``: the login name."""
         return self.format or ("%U" if self.numeric else "")
+
+    @property
+    def looks_behind(self) -> bool:
+        """Whether owners are looked for behind NAT, in containers, or in ranges of uids."""
+        return self.masquerade or self.subuid
 
     @property
     def listens(self) -> bool:

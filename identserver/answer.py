@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
+    from lookup.behind import Ask
     from lookup.config.blocks import System
     from lookup.config.decision import Decision
     from lookup.config.pseudonym import Pseudonyms
@@ -252,14 +253,18 @@ def _find_holder(owner: Owner, then: Callable[[str], object]) -> None:
 class Lookups:
     """What looks up the few queries of a process that lives for one connection, or for somebody's lines."""
 
-    def __init__(self, load: Callable[[], System | None], fetch: Fetch | None = None, form: str = "") -> None:
+    def __init__(
+        self, load: Callable[[], System | None], options: Options, fetch: Fetch | None = None, ask: Ask | None = None
+    ) -> None:
         """:param load: returns what the system file allows (`load_system_file`).
 
         :param fetch: reads an owner's file, where another process has to do that.
-        :param form: what is sent in place of the login name (`Options.form`).
+        :param ask: looks behind NAT and into containers, with --masquerade.
         """
         self._load = load
-        self._form = form
+        self._form = options.form
+        self._options = options
+        self._ask = ask
         self._fetch = fetch
         #: Of the owner that the kernel told last.
         self._uid: int | None = None
@@ -275,10 +280,9 @@ class Lookups:
             raise
 
     def _look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Answer:
-        import lookup  # what it needs is imported once there is a query to look up
-        from lookup.owner import Facts, answer
+        owner = self._find(server, client, arrival)
+        from lookup.owner import answer, facts_about
 
-        owner = lookup.find(server, client, arrival)
         self._uid = owner.uid
         system, read = self._load(), self._fetch or _fetch
 
@@ -288,10 +292,22 @@ class Lookups:
             older = system is not None and system.older
             return read(uid, home, others_of(server, client if client[0] else owner.client, older))
 
-        found = answer(owner, server, client, system, Facts(owner.uid, fetch), arrival, self._form)
+        found = answer(owner, server, client, system, facts_about(owner, fetch), arrival, self._form)
         if isinstance(found, Unknown):
             raise IdentError(found.reason, owner.uid)
         return found
+
+    def _find(self, server: Address, client: Address, arrival: Arrival | None) -> Owner:
+        """Return the owner, behind NAT and in containers too where that is switched on."""
+        import lookup  # what it needs is imported once there is a query to look up
+
+        options = self._options
+        if self._ask is None and not options.subuid:
+            return lookup.find(server, client, arrival)
+        from lookup import behind
+
+        found = lookup.find
+        return behind.find(server, client, arrival, self._ask, found, options.subuid, options.container_reply or "")
 
 
 def _fetch(uid: int, home: str, also: Also) -> Fetched:

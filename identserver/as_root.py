@@ -44,11 +44,16 @@ def lookups(options: Options, load: Callable[[], System | None]) -> Lookups:
     :raises UsageError: root can't be given up. :raises OSError: there is no process to be had.
     """
     # Now, because nobody may not be allowed to read root's Python.
-    lookup.import_all()
+    lookup.import_all(options.looks_behind)
     with contextlib.suppress(ImportError):  # without pyroute2, psutil answers
         codec.messages()
     if options.debug:
         from lookup.kernel import causes  # noqa: F401
+    ask = None
+    if options.masquerade:
+        from .seeker import Seeker
+
+        ask = Seeker().ask
     fetch = None
     if options.reply_all is None and (options.requires_system_file or os.path.lexists(options.system_file)):
         fetch = OwnersReader().fetch
@@ -61,15 +66,15 @@ def lookups(options: Options, load: Callable[[], System | None]) -> Lookups:
         reason = f"root could not be given up: {error.strerror}"
         if not sees_every_uid():
             reason += " in a user namespace"
-        return _Refusals(reason)
-    return Lookups(load, fetch, options.form)
+        return _Refusals(reason, options)
+    return Lookups(load, options, fetch, ask)
 
 
 class _Refusals(Lookups):
     """What looks nothing up, because it would do so as root."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(lambda: None)
+    def __init__(self, reason: str, options: Options) -> None:
+        super().__init__(lambda: None, options)
         self._reason = reason
 
     def look_up(self, serverAddress: Address, clientAddress: Address, arrival: Arrival | None) -> Answer:

@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 
-from lookup.connection import IdentError
+from lookup.connection import IdentError, asked_name
 
 from . import Options, UsageError
 from .answer import LINGER_SECONDS, AnsweringServer, Lookups, endpoint, keep_key, load_system_file
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from lookup.behind import Ask
     from lookup.config.blocks import System
     from lookup.connection import Arrival
 
@@ -154,10 +155,19 @@ def _lookups(options: Options) -> Lookups:
         kept = keep_key(options)
         drop_privileges(options.user, options.group)
     if os.geteuid() != 0:
-        return Lookups(load, form=options.form)
+        return Lookups(load, options, ask=_ask(options))
     from . import as_root  # only for root
 
     return as_root.lookups(options, load)
+
+
+def _ask(options: Options) -> Ask | None:
+    """Return who looks behind NAT and into containers: a process that keeps what privileges we have; None: nobody."""
+    if not options.masquerade:
+        return None
+    from .seeker import Seeker  # only with --masquerade
+
+    return Seeker().ask
 
 
 def shield_the_peer() -> bool:
@@ -267,7 +277,7 @@ class SocketTransport(Ends):
     def __init__(self, connection: _socket.socket, timeout: float) -> None:
         """:param timeout: seconds for each whole query; 0: no deadline. :raises OSError: the peer has gone."""
         self._socket = connection
-        super().__init__(endpoint(connection.getsockname()), endpoint(connection.getpeername()))
+        super().__init__(endpoint(asked_name(connection)), endpoint(connection.getpeername()))
         self._timeout = timeout
         self.disconnecting = False
         self._begin_query()
@@ -357,4 +367,4 @@ def serve_for_root() -> None:
     from .options import read
 
     options = read(sys.argv[1:])
-    serve_connection(inherited()[0], options, Log(options), Lookups(lambda: load_system_file(options)).look_up)
+    serve_connection(inherited()[0], options, Log(options), Lookups(lambda: load_system_file(options), options).look_up)

@@ -32,6 +32,7 @@ LAYERS = (
     ("identserver.by_hand", "identserver.warm", "identserver.admin"),
     ("identserver.as_root",),
     ("identserver.answer",),
+    ("identserver.seeker",),
     ("identserver.reader",),
     ("identserver.protocol",),
     ("identserver.privileges",),
@@ -42,7 +43,7 @@ LAYERS = (
     ("identserver.options",),
     ("identserver",),
     ("lookup",),
-    ("lookup.owner",),
+    ("lookup.owner", "lookup.behind"),
     ("lookup.config",),
     ("lookup.kernel", "lookup.users"),
     ("lookup.user_namespace",),
@@ -73,9 +74,10 @@ UNUSED = {
     "selectors", "signal", "socket", "ssl", "subprocess", "textwrap", "threading", "tokenize", "traceback", "types",
     "typing", "warnings", "weakref",
     "identserver.admin", "identserver.by_hand", "identserver.closed", "identserver.command_line", "identserver.journal",
-    "identserver.options", "identserver.warm",
-    "lookup.config", "lookup.kernel.causes", "lookup.kernel.conntrack", "lookup.kernel.dumps",
-    "lookup.kernel.namespaces", "lookup.kernel.processes", "lookup.users.database",
+    "identserver.options", "identserver.seeker", "identserver.warm",
+    "lookup.behind", "lookup.config", "lookup.kernel.causes", "lookup.kernel.conntrack", "lookup.kernel.dumps",
+    "lookup.kernel.namespaces", "lookup.kernel.processes", "lookup.kernel.search", "lookup.kernel.wire",
+    "lookup.users.database",
 }  # fmt: skip
 
 

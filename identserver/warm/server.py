@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from lookup.behind import Ask
+
     from ..options import Options
     from .lookups import Lookups
     from .loop import Loop
@@ -49,6 +51,7 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     seen = reloading.signature(options)
     kept = keep_key(options)
     system = reloading.read(options, kept)
+    ask = _ask(options)
     drop_privileges(options.user, options.group)
     # Not before: where Python, or its packages, are closed to the user that we became, this fails and is reported.
     from lookup.users.sub_ids import SubIds
@@ -69,7 +72,7 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     if system is not None:
         readers.start()  # while there is one thread
     limit = connection_limit(options.limit)
-    lookups = Lookups(loop, system, limit, complain, readers, sub_ids, options.form)
+    lookups = Lookups(loop, system, limit, complain, readers, sub_ids, options, ask)
     system_file = reloading.SystemFile(options, seen, system, lookups.in_thread, lookups.use, log, notify, kept)
     server = Server(listeners, options, log, idle, loop, lookups, system_file, complain, limit, notify, parent)
     try:
@@ -79,6 +82,15 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
         readers.close()
         if lookups.any_busy:
             os._exit(os.EX_OK)  # a stuck thread would be waited for
+
+
+def _ask(options: Options) -> Ask | None:
+    """Return who looks behind NAT and into containers: a process that keeps what privileges we have; None: nobody."""
+    if not options.masquerade:
+        return None
+    from ..seeker import Seeker  # only with --masquerade
+
+    return Seeker().ask
 
 
 class Complaints:

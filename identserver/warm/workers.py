@@ -42,8 +42,8 @@ ELSEWHERE = 8
 ON_ITS_OWN = object()
 
 #: In place of an owner's uid: the owner is not known yet; the job is to read the system file, or who has sub-ids; or to
-#: find out why there is no owner, or for the log which processes hold sockets.
-ANY_OWNER, SYSTEM_FILE, SUB_IDS, CAUSES, HOLDERS = -1, -2, -3, -4, -5
+#: find out why there is no owner, or for the log which processes hold sockets; or to look behind NAT.
+ANY_OWNER, SYSTEM_FILE, SUB_IDS, CAUSES, HOLDERS, BEHIND = -1, -2, -3, -4, -5, -6
 
 
 class _Job:

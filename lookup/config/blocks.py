@@ -218,9 +218,7 @@ class Statement(_Placed):
 
     __slots__ = ("arguments", "kind")
 
-    def __init__(
-        self, kind: str, arguments: Arguments, words: Words, at: int
-    ) -> None:
+    def __init__(self, kind: str, arguments: Arguments, words: Words, at: int) -> None:
         super().__init__(words, at)
         self.kind = kind
         self.arguments = arguments
@@ -339,9 +337,19 @@ class System:
 
     def assigned_again(self, uids: Uids) -> System:
         """Return the same rules, for those who have the names by now."""
+        again = self._copy()
+        again.assign(uids)
+        return again
+
+    def of_a_container(self) -> System:
+        """Return the same rules for those who have a uid in a container and no name here: only numbers are theirs."""
+        again = self._copy()
+        again.assign(dict.fromkeys(section.name for section in self.sections))
+        return again
+
+    def _copy(self) -> System:
         again = System(self.path, self.hosts)
         again.default, again.sections = self.default, self.sections
         again.notices, again.missing = self.notices, self.missing
         again.needs_key, again.pseudonyms, again.older = self.needs_key, self.pseudonyms, self.older
-        again.assign(uids)
         return again

@@ -63,6 +63,16 @@ class Gateway(Town):
         finally:
             self._nft("delete table inet identd\n")
 
+    @contextlib.contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Have the gateway lose what ends a connection, so that conntrack's entries outlive it."""
+        chain = "chain f {\ntype filter hook forward priority -200\ntcp flags & (fin | rst) != 0 drop\n}"
+        self._nft(f"table inet forgetting {{\n{chain}\n}}\n")
+        try:
+            yield
+        finally:
+            self._nft("delete table inet forgetting\n")
+
     def _nft(self, commands: str) -> None:
         words = [program("ip"), "netns", "exec", self.gate, program("nft"), "-f", "-"]
         done = subprocess.run(words, input=commands, capture_output=True, text=True, timeout=60, check=False)
