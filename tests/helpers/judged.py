@@ -71,7 +71,7 @@ class Judged:
         self.gateway, self.user, self._folder = gateway, user, folder
         (folder / "subuid").write_text("")
         (folder / "root").mkdir()
-        words = [program("unshare"), "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc"]
+        words = [program("unshare"), "--mount", "--propagation", "slave", "--pid", "--fork", "--mount-proc"]
         self.host = Person(0, gateway.gate, [*words, "--kill-child"])
         self.host.tell(_BEGIN, folder=str(folder))
 
@@ -121,13 +121,16 @@ class Judged:
         reset = "kept[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))"
         self.within(name, reset)
 
-    def asked(self, form: str, ports: tuple[int, int], *options: str, target: str = "", asker: str = "") -> str:
-        """Return the reply to a query, without the ports, of an identd that root starts on the judged host."""
+    def asked(self, form: str, ports: tuple[int, int], *options: str, target: str = "", led_to: int = 0) -> str:
+        """Return the reply to a query, without the ports, of an identd that root starts on the judged host.
+
+        :param target: the address that is asked. :param led_to: the port here that a rule leads the query's to.
+        """
         target = target or self.gateway.OUTER
-        asker = asker or (self.gateway.THERE_6 if ":" in target else self.gateway.THERE)
-        reply, self.log = self.host.tell(
-            "judged.ask(*question)", question=(self.path(self.gateway.there), form, ports, options, target, asker)
-        )
+        asker = self.gateway.THERE_6 if ":" in target else self.gateway.THERE
+        listens = self.gateway.OUTER_6 if ":" in target else self.gateway.OUTER
+        question = self.path(self.gateway.there), form, ports, options, (listens, led_to), (target, 113), asker
+        reply, self.log = self.host.tell("judged.ask(*question)", question=question)
         return str(reply)
 
     @contextlib.contextmanager
@@ -148,17 +151,21 @@ class Judged:
         yield ["-C", str(path)]
 
 
-def ask(there: str, form: str, ports: tuple[int, int], options: list[str], target: str, asker: str) -> tuple[str, str]:
+def ask(
+    there: str, form: str, ports: tuple[int, int], options: list[str], listens: tuple[str, int],
+    target: tuple[str, int], asker: str,
+) -> tuple[str, str]:  # fmt: skip
     """On the judged host: ask an identd of its own from outside; return the reply, and its log."""
-    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    family = socket.AF_INET6 if ":" in asker else socket.AF_INET
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server((target, 0), family=family))
+        listener = stack.enter_context(socket.create_server(listens, family=family))
         listener.settimeout(PATIENCE)
         if form == "warm":
             process = stack.enter_context(ending(start([*COMMAND, "-S", *options], listener)))
             until_it_serves(process)
         with inside(there):
-            caller = socket.create_connection(listener.getsockname()[:2], PATIENCE, (asker, 0))
+            called = target if listens[1] else listener.getsockname()[:2]
+            caller = socket.create_connection(called, PATIENCE, (asker, 0))
             stack.enter_context(caller)
         if form == "single":
             with listener.accept()[0] as accepted:

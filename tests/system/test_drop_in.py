@@ -121,7 +121,7 @@ def test_the_unit_for_a_daemon(needs_root: None, pair: Pair, tmp_path: Path) -> 
             assert [os.readlink(f"/proc/{daemon.pid}/fd/{fd}") for fd in (0, 1)] == ["/dev/null"] * 2
             assert os.readlink(f"/proc/{daemon.pid}/fd/2") == str(tmp_path / "log")
     text = (tmp_path / "log").read_text()
-    for option in ("--masquerade", "--forward", "--proxy"):
+    for option in ("--forward", "--proxy"):
         assert f"{option} has no meaning here and is ignored" in text
     assert "was told" in text
 
@@ -242,8 +242,8 @@ def test_stdio_with_a_listening_socket(pair: Pair, options: tuple[str, ...]) -> 
 @pytest.mark.parametrize(
     "options",
     [
-        ("-m",), ("-f",), ("-f1245",), ("-mf",), ("-mf1245",), ("-M",), ("-P", "192.0.2.1"), ("-P192.0.2.1",),
-        ("--masquerade",), ("--masquerade-first",), ("--masquerade-f",), ("--forward",), ("--forward=1245",),
+        ("-f",), ("-f1245",), ("-mf",), ("-mf1245",), ("-M",), ("-P", "192.0.2.1"), ("-P192.0.2.1",),
+        ("--masquerade-first",), ("--masquerade-f",), ("--forward",), ("--forward=1245",),
         ("--forwa",), ("--proxy", "192.0.2.1"), ("--prox=192.0.2.1",), ("-fident",), ("-f", "1245"),
         ("-mMf", "-P", "a", "-P", "b"),
     ],
@@ -309,7 +309,8 @@ def test_every_abbreviation(attached: bool) -> None:
     ("argv", "meaning"),
     [
         (("-I", "-m", "-f", "1245", "-u", "nobody", "-o", "UNIX", "-q"),
-         {"stdio": True, "user": "nobody", "other": "OTHER", "quiet": True, "ignored": ["--masquerade", "--forward"]}),
+         {"stdio": True, "user": "nobody", "other": "OTHER", "quiet": True, "masquerade": True,
+          "ignored": ["--forward"]}),
         (("-f", "1245", "-o", "WIN", "-S"), {"other": "OTHER", "nosyslog": True, "ignored": ["--forward"]}),
         (("extra", "-S", "extra", "-e", "extra"), {"nosyslog": True, "error": True}),
         (("-r", "-x", "--reply-all", "--error"), {"reply": "-x", "reply_all": "--error"}),
