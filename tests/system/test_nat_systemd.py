@@ -28,7 +28,7 @@ SERVICES = {"single": "identd@.service", "warm": "identd-wait.service"}
 #: By drop-in: systemd-analyze's rating of both units with it, at most (README has the figures), and what it keeps.
 DROP_INS = {"identd-masquerade.conf": (2.2, mask("CAP_NET_ADMIN")), "identd-containers.conf": (3.0, mask())}
 
-#: What a host with one container has: its address here and there, and the port that its connection gets here.
+#: What a host with one container has: addresses here and there, and rules that translate.
 NET = """
 ip netns add box
 ip link add name to-box type veth peer name inside netns box
@@ -39,19 +39,16 @@ ip -n box link set inside up
 nft -f - <<'END'
 table inet identd {
     chain out { type nat hook output priority 0; tcp dport 1130 redirect to :113; }
-    chain in { type nat hook input priority 0; ip saddr 10.77.0.2 tcp dport 113 snat ip to 10.77.0.1:50077; }
+    chain in { type nat hook input priority 0; ip saddr 10.77.0.2 tcp dport 113 snat ip to 10.77.0.1; }
 }
 END
 """
 
-#: Asks identd about the very connection by which it is asked, whose port identd sees, and prints the reply.
+#: Asks identd about the very connection by which it is asked, as identd sees it, and prints the reply.
 ASK = """
 import socket, sys
-host, port, source, asked = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-with socket.create_connection((host, port), 20, (source, 0)) as client:
-    # A reset, so that the port is free for the next one.
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
-    client.sendall(b"%d,113\\r\\n" % (asked or client.getsockname()[1]))
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 20) as client:
+    client.sendall(b"%d,113\\r\\n" % client.getsockname()[1])
     print(b"".join(iter(lambda: client.recv(9999), b"")).decode().strip().partition(":")[2])
 """
 
@@ -111,8 +108,8 @@ def test_tells_the_user(net: Container, form: str, drop_in: str) -> None:
     """
     if drop_in:
         installed(net, drop_in, form)
-    here = asked(net, "127.0.0.1", "1130", "127.0.0.1", "0")
-    inside = asked(net, "10.77.0.1", "113", "10.77.0.2", "50077", place="ip netns exec box")
+    here = asked(net, "127.0.0.1", "1130")
+    inside = asked(net, "10.77.0.1", "113", place="ip netns exec box")
     name = "USERID:UNIX:identd-anna"
     assert here == (name if drop_in else "ERROR:NO-USER")
     assert inside == {"": "ERROR:NO-USER", "identd-masquerade.conf": "ERROR:UNKNOWN-ERROR"}.get(drop_in, name)
