@@ -121,7 +121,7 @@ class AnsweringServer(IdentServer):
         if owner:
             self._describe(result.login, owner.uid, result.decision, owner.source)
             if self._log.wants(Log.DEBUG):
-                self._log.write(Log.DEBUG, f"found {owner!r}")
+                self._log.write(Log.DEBUG, "; ".join([*owner.steps, f"found {owner!r}"]))
         system, user = result
         system = self._options.other or system
         if self._options.charset:
@@ -153,6 +153,8 @@ class AnsweringServer(IdentServer):
     def _describe(self, login: str, uid: int, decision: Decision | None, source: str = "") -> None:
         """Keep for the log who the owner is, and which rule decided. Log what is wrong with their files."""
         who = f"{login}, uid {uid}" if login else f"uid {uid}"
+        if self._owner is not None and self._owner.where:
+            who += f", {self._owner.where}"
         self._about = f"uid {uid}: "
         self._note = f" ({who}, {source})" if source else f" ({who})"
         if decision is not None:

@@ -66,9 +66,14 @@ class Inside(Owner):
     def key(self) -> int:
         return self.uid + _IN_A_CONTAINER if self.nameless else self.uid
 
+    @property
+    def where(self) -> str:  # type: ignore[override]
+        """Where the socket is, and as whose the kernel has it, as text; ``""``: here, and as the owner's."""
+        held = f"held as uid {self.held_as}" if self.held_as != self.uid else ""
+        return " ".join(filter(None, (held, f"in {self.place}" if self.place else "")))
+
     def __repr__(self) -> str:
-        held = f" held as uid {self.held_as}" if self.held_as != self.uid else ""
-        return super().__repr__() + held + (f" in {self.place}" if self.place else "")
+        return " ".join(filter(None, (super().__repr__(), self.where)))
 
 
 def find(

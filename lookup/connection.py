@@ -80,7 +80,7 @@ class Owner:
 
     # What `behind.Inside` alone has.
     nameless = False
-    reply = place = ""
+    reply = place = where = ""
     steps: tuple[str, ...] = ()
 
     def __init__(

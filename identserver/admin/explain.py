@@ -15,6 +15,7 @@ from ..answer import with_key
 from ..options import UsageError
 from ..privileges import drop_privileges
 from ..protocol import parse_ports
+from ..seeker import Seeker
 from . import nobody
 from .access import NOBODY
 from .people import uid_of
@@ -53,6 +54,7 @@ def explain(options: Options) -> int:
         system = error
     evidence = None
     held = None if ports is not None else ""
+    ask = Seeker().ask if options.masquerade else None
     if os.geteuid() == 0:
         if ports is not None:
             ends = (options.server_address, ports[0]), (options.client_address, ports[1])
@@ -64,7 +66,7 @@ def explain(options: Options) -> int:
         if not isinstance(system, ConfigError) and system is not None and system.needs_key:
             reason = "the key was read as root: an identd that starts as another user needs one that it can read"
             row("but", reason, WARNING, in_words=False)
-    explanation = Explanation(options, system, evidence, held)
+    explanation = Explanation(options, system, evidence, held, ask)
     if ports is not None:
         told = [_explain_one(explanation, options, ports, uid)]
     else:
@@ -84,7 +86,7 @@ def _held_as_root(server: Address, client: Address) -> str:
 
 def _give_up_root(options: Options) -> None:
     # Whatever follows is imported now: root's Python may stand where nobody else can read it.
-    lookup.import_all()
+    lookup.import_all(options.looks_behind)
     # Without pyroute2, psutil answers; without psutil too, a step says so.
     with contextlib.suppress(ImportError):
         codec.messages()

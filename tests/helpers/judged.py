@@ -136,6 +136,13 @@ class Judged:
         reply, self.log = self.host.tell("judged.ask(*question)", question=question)
         return str(reply)
 
+    def explained(self, ports: tuple[int, int], *options: str) -> str:
+        """Return what --explain says about a connection with the far end, for root on the judged host."""
+        ends = ["--server-address", self.gateway.OUTER, "--client-address", self.gateway.THERE]
+        words = [*COMMAND, *options, *ends, f"--explain={ports[0]},{ports[1]}"]
+        done = "subprocess.run(words, capture_output=True, text=True, timeout=60).stdout"
+        return str(self.host.tell(done, words=words))
+
     @contextlib.contextmanager
     def called(self, host: str, port: int, caller: str) -> Iterator[int]:
         """Have the far end call a port of the judged host's; yield the far end's port."""

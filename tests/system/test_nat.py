@@ -93,6 +93,7 @@ def test_a_range_of_uids(judged: Judged, form: str) -> None:
         with masqueraded(judged, net_of(judged), uid):
             judged.sub_ids(f"{name}:{uid - 5}:6")
             assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:UNIX:{name}"
+            assert f"({name}, uid {judged.user.pw_uid}, held as uid {uid} in /proc/" in judged.log
             with judged.allowing(f'user "{name}" {{ default {{ force hide }} }}') as options:
                 assert judged.asked(form, (OUTSIDE, FAR), "-m", *options) == "ERROR:HIDDEN-USER"
             judged.sub_ids(f"{name}:{uid - 5}:6", f"nobody:{uid}:1")
@@ -208,3 +209,17 @@ def test_a_dead_container(judged: Judged, form: str) -> None:
         stack.enter_context(gateway.forgetting())
         judged.host.tell("people['behind'].close()")
         assert judged.asked(form, (OUTSIDE, FAR), "-m") in ("ERROR:NO-USER", "ERROR:UNKNOWN-ERROR"), judged.log
+
+
+def test_explained(judged: Judged) -> None:
+    """--explain tells each step: the entry, the namespace, the socket, who holds it, and the rule that names them."""
+    uid = judged.user.pw_uid
+    with masqueraded(judged, net_of(judged), uid):
+        said = judged.explained((OUTSIDE, FAR), "-m")
+    entry = "conntrack on this host: 10.91.0.1:50123 - 10.91.0.2:6667 is 10.92.0.2:40000 - 10.91.0.2:6667"
+    for step in (
+        entry, "socket in /proc/", ": 10.92.0.2:40000 10.91.0.2:6667 ESTABLISHED", "held by process ",
+        ", a container's", f"uid {uid} is nobody's of this host there",
+        f"none: uid {uid} is a container's", f"USERID:OTHER:{uid}",
+    ):  # fmt: skip
+        assert step in said, said
