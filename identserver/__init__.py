@@ -59,6 +59,9 @@ class Options:
     reveal: str | None = None
     asker = ""
     date = ""
+    install_service: str | None = None
+    warm = False
+    write = False
     masquerade = False
     subuid = False
     container_reply: str | None = None

@@ -105,6 +105,10 @@ def _run(options: Options, log: Log, operands: Sequence[str]) -> int:
         from .admin.key import new_key
 
         return new_key(options)
+    if options.install_service is not None:
+        from .admin.install import install_service
+
+        return install_service(options)
     if options.reveal is not None:
         from .admin.reveal import reveal
 
@@ -159,11 +163,12 @@ def _lookups(options: Options, log: Log) -> Lookups:
 
         kept = keep_key(options)
         drop_privileges(options.user, options.group)
+    configured = options.reply_all is None and (options.requires_system_file or os.path.lexists(options.system_file))
     if os.geteuid() != 0:
-        return Lookups(load, options, ask=ask)
+        return Lookups(load, options, ask=ask, ahead=configured)
     from . import as_root  # only for root
 
-    return as_root.lookups(options, load, ask)
+    return as_root.lookups(options, load, configured, ask)
 
 
 def shield_the_peer() -> bool:

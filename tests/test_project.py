@@ -25,7 +25,9 @@ def tracked() -> list[str]:
     try:
         return run("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
-        return [str(path.relative_to(ROOT)) for path in ROOT.glob("[!.]*")]
+        # A source distribution has these as well.
+        made = {"PKG-INFO", "identd.egg-info", "build"}
+        return [path.name for path in ROOT.glob("[!.]*") if path.name not in made]
 
 
 def test_ruff_finds_nothing() -> None:
@@ -54,10 +56,10 @@ def test_top_level_is_what_was_agreed() -> None:
 
 
 def test_manual_pages_are_well_formed() -> None:
-    """Whoever formats them finds no mistake; that their lines are long is a matter of style."""
+    """Whoever formats them finds no mistake, and no line over 80 octets."""
     pages = sorted(map(str, (ROOT / "man").glob("*.[1-9]")))
     assert pages
-    result = run(program("mandoc"), "-T", "lint", "-W", "warning", *pages, check=False)
+    result = run(program("mandoc"), "-T", "lint", "-W", "style", *pages, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 

@@ -104,7 +104,7 @@ def test_inetd(etc: Etc) -> None:
 
 
 SYSTEMD = {
-    "User=nobdy": NOBODY,
+    "DynamicUser=no\nUser=nobdy": NOBODY,
     f"ExecStart=\nExecStart={sys.executable} /opt/no-such/identd": MISSING,
     f"ExecStart=\nExecStart={COMMAND} --eror": OPTION,
     f"ExecStart={COMMAND} --error": "has two ExecStart=: an empty one takes back what stood before",

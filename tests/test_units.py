@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from identserver.admin import units
+from identserver.admin import needs, units
+from identserver.options import Options
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +74,37 @@ def test_the_units_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "_SYSTEMD", "/nonexistent")
     assert units.hiding("/home/alice") == []
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("families", "denied", "state", "forbids"),
+    [
+        ("AF_NETLINK AF_UNIX", "::/0 0.0.0.0/0", "active", True), ("AF_NETLINK AF_UNIX", "", "active", True),
+        ("AF_INET AF_INET6 AF_NETLINK AF_UNIX", "", "active", False), ("", "::/0 0.0.0.0/0", "active", True),
+        ("~AF_INET AF_INET6", "", "active", True), ("~AF_PACKET", "", "active", False), ("", "", "active", False),
+        ("AF_NETLINK AF_UNIX", "", "inactive", False),
+    ],
+)  # fmt: skip
+def test_units_without_a_network(
+    families: str, denied: str, state: str, forbids: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A unit that serves and may open no connection is named with the lines that need one, and the drop-in."""
+
+    def say(*command: str) -> str:
+        if command[-1].endswith(".socket"):
+            return f"ActiveState={state}\nUnitFileState=disabled\n"
+        return SHOWN.replace("ProtectHome=tmpfs", f"RestrictAddressFamilies={families}\nIPAddressDeny={denied}")
+
+    monkeypatch.setattr(units, "asked", say)
+    monkeypatch.setattr(units, "_SYSTEMD", "/proc")
+    file = tmp_path / "system"
+    forward = "default {\n default { force forward 192.0.2.7 113 }\n}\n"
+    file.write_text(f"{forward}user root {{ to .example.org {{ allow hide }} }}\n")
+    options = Options()
+    options.config = str(file)
+    needs.check_units(options)
+    said = capsys.readouterr().out
+    assert (f"{file}:2 has another server asked (forward), which identd@.service forbids" in said) == forbids
+    assert (f"{file}:4 names a host: identd@.service forbids to ask the DNS" in said) == forbids
+    assert ("identd-network.conf" in said) == forbids

@@ -8,13 +8,17 @@ from lookup.config import system_file
 from lookup.config.blocks import Domain, HostName
 from lookup.connection import ConfigError
 
-from .printing import WARNING, row
+from . import units
+from .printing import WARNING, WRONG, row
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
     from ..options import Options
 
-_REMEDY = "give the unit RestrictAddressFamilies=AF_INET AF_INET6, and an empty IPAddressDeny="
+_REMEDY = (
+    "give the unit identd-network.conf as a drop-in: RestrictAddressFamilies=AF_INET AF_INET6, and an empty"
+    " IPAddressDeny="
+)
 
 
 def check_needs(options: Options, is_denied: bool) -> None:
@@ -22,22 +26,39 @@ def check_needs(options: Options, is_denied: bool) -> None:
 
     :param is_denied: whether the unit's addresses are restricted (IPAddressDeny=), which can't be seen from within.
     """
+    if is_denied or not _may_connect():
+        _tell(options, "the sandbox", "obstacle")
+
+
+def check_units(options: Options) -> None:
+    """Print what the system file asks for and the units that serve here forbid."""
+    for unit in units.without_network():
+        _tell(options, unit, "system")
+
+
+def _tell(options: Options, who: str, label: str) -> None:
+    """Print the lines of the system file that need a network. :param label: of a reply that will be wrong."""
     try:
         system = system_file.load(options.system_file, options.requires_system_file)
     except ConfigError:
         # `check_files` tells that.
+        system = None
+    if system is None:
         return
-    if system is None or (_may_connect() and not is_denied):
-        return
-    ranges = [*(system.default or ()), *(one for section in system.sections for one in section.ranges)]
-    for one in ranges:
-        if one.force is not None and one.force.kind == "forward":
-            row("obstacle", f"{one.force.rule} has another server asked (forward), which the sandbox forbids")
-            row("", _REMEDY)
+    found = False
+    for one in [*(system.default or ()), *(one for section in system.sections for one in section.ranges)]:
+        names_a_host = isinstance(one.where.to, (HostName, Domain)) or isinstance(one.where.from_, HostName)
+        forwards = one.force is not None and one.force.kind == "forward"
+        if forwards:
+            what = f"has another server asked (forward), which {who} forbids"
+            row(label, f"{one.force.rule} {what}", WRONG if label == "obstacle" else WARNING)
         elif "forward" in one.capabilities:
-            row("system", f"{one.rule} lets users have another server asked, which the sandbox forbids", WARNING)
-        if isinstance(one.where.to, (HostName, Domain)) or isinstance(one.where.from_, HostName):
-            row("system", f"{one.rule} names a host: the sandbox forbids to ask the DNS", WARNING)
+            row("system", f"{one.rule} lets users have another server asked, which {who} forbids", WARNING)
+        if names_a_host:
+            row("system", f"{one.rule} names a host: {who} forbids to ask the DNS", WARNING)
+        found = found or names_a_host or forwards or "forward" in one.capabilities
+    if found:
+        row("", _REMEDY)
 
 
 def _may_connect() -> bool:

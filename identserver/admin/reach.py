@@ -129,7 +129,7 @@ def _started_by(name: str, text: str) -> tuple[str, str, int, tuple[str, ...]]:
     dynamic = _last("DynamicUser", settings) in _YES
     user = "" if dynamic else _last("User", settings)
     bounding = _set_of("CapabilityBoundingSet", settings, mask())
-    is_root = not dynamic and user in ("", "root", "0")
+    is_root = _last("User", settings) in ("root", "0") or not (dynamic or user)
     granted = bounding if is_root else bounding & _set_of("AmbientCapabilities", settings, 0)
     return user, commands[0] if commands else "", granted, ()
 

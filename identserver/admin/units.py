@@ -19,7 +19,7 @@ _UNITS = ("identd@check.service", "identd-wait.service")
 
 _PROPERTIES = (
     "Id", "LoadState", "FragmentPath", "ProtectHome", "PrivateTmp", "TemporaryFileSystem", "InaccessiblePaths",
-    "BindPaths", "BindReadOnlyPaths",
+    "BindPaths", "BindReadOnlyPaths", "RestrictAddressFamilies", "IPAddressDeny",
 )  # fmt: skip
 
 #: What ProtectHome= and PrivateTmp= are about (systemd.exec(5)).
@@ -34,6 +34,25 @@ def hiding(home: str) -> list[tuple[str, str]]:
     """
     found = [(unit["Id"].replace("@check.", "@."), hidden_by(unit, home)) for unit in _installed()]
     return [(unit, setting) for unit, setting in found if setting]
+
+
+def without_network() -> list[str]:
+    """Return the installed services whose socket is started or enabled, and that may not open a connection.
+
+    Nothing, where there is no systemd, or where it does not tell.
+    """
+    found = []
+    for unit in _installed():
+        families = unit.get("RestrictAddressFamilies", "")
+        # With ~ the list is of those that are forbidden.
+        forbids = families != "" and ("AF_INET" in families.lstrip("~").split()) == families.startswith("~")
+        if forbids or unit.get("IPAddressDeny"):
+            name = unit["Id"].replace("@check.", "@.")
+            socket = name.replace("@.", ".").replace(".service", ".socket")
+            state = asked("systemctl", "show", "--no-pager", "-p", "ActiveState,UnitFileState", "--", socket)
+            if "=active" in state or "=enabled" in state:
+                found.append(name)
+    return found
 
 
 # What is remembered counts while this process explains, from when it was asked; the administrator may change units.

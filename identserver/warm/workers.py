@@ -63,9 +63,9 @@ class Workers:
 
     A single thread that takes one job after the other answers three times as many queries as one thread for each,
     because they would contend for the interpreter. A thread counts as stuck whose job has taken STUCK_SECONDS, or the
-    job before. Where all are stuck there will soon be twice as many. An owner's jobs get another thread only when those that they hold
-    are stuck, and THREADS_PER_OWNER at most; the rest of them wait, and are then done together. The uids that a user
-    may give to processes count as one owner's.
+    job before. Where all are stuck there will soon be twice as many. An owner's jobs get another thread only when those
+    that they hold are stuck, and THREADS_PER_OWNER at most; the rest of them wait, and are then done together. The uids
+    that a user may give to processes count as one owner's.
     """
 
     def __init__(self, loop: Loop, complain: Callable[[str], object], holder: Callable[[int], int] = int) -> None:

@@ -47,7 +47,10 @@ def hides(path: str, home: str) -> bool:
         return False
     # The home itself is missing, or closed. ProtectHome=tmpfs: an empty file system lies over where it would be.
     mount = mount_of(folder)
-    return mount is not None and mount.kind == "tmpfs" and mount.place not in _USUAL
+    if mount is None:
+        return False
+    # PrivateTmp=yes: an empty folder of the service's own does.
+    return "/systemd-private-" in mount.root or (mount.kind == "tmpfs" and mount.place not in _USUAL)
 
 
 def is_a_cover(path: str, status: os.stat_result) -> bool:

@@ -38,7 +38,7 @@ def of(inode: int) -> tuple[Custody, int]:
     wanted = f"socket:[{inode}]"
     for pid in list(_hints):
         held, _ = _holds(pid, wanted)
-        custody = _custody(pid) if held else None
+        custody = _custody(pid, wanted) if held else None
         if custody is not None and custody[0] == OF_A_CONTAINER:
             return custody, pid
     found: dict[Custody, int] = {}
@@ -46,7 +46,7 @@ def of(inode: int) -> tuple[Custody, int]:
     for pid in _processes():
         held, seen = _holds(pid, wanted)
         closed += not seen
-        custody = _custody(pid) if held else None
+        custody = _custody(pid, wanted) if held else None
         if custody is not None:
             found.setdefault(custody, pid)
     if len(found) > 1:
@@ -59,7 +59,7 @@ def of(inode: int) -> tuple[Custody, int]:
         _hints.pop(pid, None)
         _hints[pid] = None
         if len(_hints) > _MOST:
-            del _hints[next(iter(_hints))]
+            _hints.pop(next(iter(_hints)), None)
     return custody, pid
 
 
@@ -100,14 +100,21 @@ def _holds(pid: int, wanted: str) -> tuple[bool, bool]:
     return False, seen
 
 
-def _custody(pid: int) -> Custody | None:
-    """Return whose process one is; None: it has ended. :raises IdentError: that can't be seen."""
+def _custody(pid: int, wanted: str) -> Custody | None:
+    """Return whose a process that holds a socket is; None: it has ended. :raises IdentError: that can't be seen."""
     try:
-        there, ours = os.stat(f"/proc/{pid}/root"), os.stat("/proc/1/root")
-        users, first = os.stat(f"/proc/{pid}/ns/user"), os.stat("/proc/1/ns/user")
-        if os.path.samestat(there, ours):
-            return OF_THE_HOST, NO_UID
-        return OF_A_CONTAINER, NO_UID if os.path.samestat(users, first) else _maker(pid)
+        # A descriptor of this folder is of that very process, whoever has its number later.
+        process = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if not _still_holds(process, wanted):
+                return None
+            there, ours = os.stat("root", dir_fd=process), os.stat("/proc/1/root")
+            users, first = os.stat("ns/user", dir_fd=process), os.stat("/proc/1/ns/user")
+            if os.path.samestat(there, ours):
+                return OF_THE_HOST, NO_UID
+            return OF_A_CONTAINER, NO_UID if os.path.samestat(users, first) else _maker(process)
+        finally:
+            os.close(process)
     except (FileNotFoundError, ProcessLookupError):
         # ENOENT, ESRCH: it has ended, and others may hold the socket now.
         return None
@@ -116,13 +123,28 @@ def _custody(pid: int) -> Custody | None:
         raise IdentError(f"whether process {pid} is the host's can't be seen: {error.strerror}") from None
 
 
-def _maker(pid: int) -> int:
+def _still_holds(process: int, wanted: str) -> bool:
+    folder = os.open("fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process)
+    try:
+        for fd in os.listdir(folder):
+            try:
+                if os.readlink(fd, dir_fd=folder) == wanted:
+                    return True
+            except FileNotFoundError:
+                # ENOENT: it was closed.
+                continue
+        return False
+    finally:
+        os.close(folder)
+
+
+def _maker(process: int) -> int:
     """Return who owns a process' user namespace. :raises OSError: see `_custody`."""
     from array import array
     from fcntl import ioctl
 
     owner = array("I", [NO_UID])
-    fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open("ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
     try:
         ioctl(fd, _NS_GET_OWNER_UID, owner)
     finally:

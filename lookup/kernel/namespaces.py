@@ -110,7 +110,19 @@ def candidates() -> Iterator[str]:
     """Yield a path to each network namespace that has a name or a process, some of them several times."""
     for folder in _NAMED:
         yield from (f"{folder}/{name}" for name in _list(folder))
+        # What came after a sandbox of ours was made is to be seen where process 1 is.
+        outside = f"/proc/1/root{folder}"
+        if not _is_same(folder, outside):
+            yield from (f"{outside}/{name}" for name in _list(outside))
     yield from (f"/proc/{pid}/ns/net" for pid in _list("/proc") if pid.isdecimal())
+
+
+def _is_same(folder: str, other: str) -> bool:
+    try:
+        return identity(folder) == identity(other)
+    except OSError:
+        # ENOENT: one is not there. EACCES: the other is closed to us.
+        return False
 
 
 def _list(folder: str) -> list[str]:

@@ -172,9 +172,10 @@ class _Search:
         """Look for a socket in a namespace that has the connection translated or routed, then in those behind it."""
         # Where two networks have the same addresses, neither an address nor a route tells which one is meant.
         certain = entry is None or not (entry.zone or entry.original.zone or entry.reply.zone)
-        if entry is not None and self._take(place, ends) and certain:
-            return
         number = place.links.sends_to(pack(ends[0][0])[0]) if certain and not place.links.has_rules() else ANYWHERE
+        # Only a transparent proxy has a socket here with an address that leads into another namespace.
+        if entry is not None and number < 0 and self._take(place, ends) and certain:
+            return
         if number in (LOCAL, OUTSIDE):
             where = "an address of its own" if number == LOCAL else "another machine's address"
             self._steps.append(f"{ends[0][0]}, {place}: {where}, and no socket there has it")
@@ -182,28 +183,27 @@ class _Search:
         if place.layer >= LAYERS:
             self._unseen = f"there are more than {LAYERS} layers of network namespaces"
             return
-        for path in self._paths(place, number):
-            self._enter(path, place, ends)
-            if number >= 0:
+        found = len(self._owners), self._waiting
+        entered = False
+        for path, fd in self._paths(place, number):
+            self._enter(path, fd, place, ends)
+            entered = True
+        if number >= 0 and (len(self._owners), self._waiting) == found:
+            if entry is not None and self._take(place, ends):
                 return
-        if number >= 0 and not self._unseen:
-            self._unseen = "the network namespace that it is sent to is not to be seen"
+            if not entered and not self._unseen:
+                self._unseen = "the network namespace that it is sent to is not to be seen"
 
-    def _enter(self, path: str, around: _Namespace, ends: Ends) -> None:
-        """Look into a namespace, and into those behind it."""
+    def _enter(self, path: str, fd: int, around: _Namespace, ends: Ends) -> None:
+        """Look into a namespace, and into those behind it. :param fd: the namespace; it is closed."""
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                namespaces.enter(fd)
-            finally:
-                os.close(fd)
-        except (FileNotFoundError, ProcessLookupError):
-            # ENOENT, ESRCH: it has ended meanwhile.
-            return
+            namespaces.enter(fd)
         except PermissionError:
-            # EPERM: setns(2) without CAP_SYS_ADMIN. EACCES: the path is closed to us.
+            # EPERM: setns(2) without CAP_SYS_ADMIN.
             self._unseen = "to enter a network namespace needs CAP_SYS_ADMIN"
             return
+        finally:
+            os.close(fd)
         place = self._open(path, around.layer + 1)
         owners, entries = len(self._owners), len(self._entries)
         entry = place.entry(*ends)
@@ -236,60 +236,72 @@ class _Search:
         self._steps.append(f"socket {place}: {owner!r}")
         return True
 
-    def _paths(self, place: _Namespace, number: int) -> Iterator[str]:
-        """Yield a path to each joined namespace that was not looked into. :param number: only to that one."""
+    def _paths(self, place: _Namespace, number: int) -> Iterator[tuple[str, int]]:
+        """Yield the path of each joined namespace that was not looked into, and the namespace itself, open.
+
+        What stands at a path may be another one a moment later. :param number: only the one that has this number.
+        """
         key = place.identity[1], number
         hint = _hints.get(key)
-        if number >= 0 and hint is not None and self._is_still(hint, place, number):
-            yield hint
-            return
+        if number >= 0 and hint is not None:
+            fd = self._open_hint(hint, place, number)
+            if fd >= 0:
+                yield hint, fd
+                return
         closed = ""
         asked: set[tuple[int, int]] = set()
         for path in namespaces.candidates():
             try:
-                if self._leads_to(path, place, number, asked):
-                    if number >= 0:
-                        if len(_hints) >= _MOST_HINTS:
-                            _hints.clear()
-                        _hints[key] = path
-                        yield path
-                        return
-                    yield path
+                fd = self._open_joined(path, place, number, asked)
             except PermissionError:
                 # EACCES, EPERM: without CAP_SYS_PTRACE.
                 closed = "other users' processes, and their network namespaces, are seen only with CAP_SYS_PTRACE"
+                continue
+            if fd < 0:
+                continue
+            if number >= 0:
+                if len(_hints) >= _MOST_HINTS:
+                    _hints.clear()
+                _hints[key] = path
+                yield path, fd
+                return
+            yield path, fd
             if len(self._seen) > MOST:
                 raise IdentError(f"there are more than {MOST} network namespaces")
         self._unseen = self._unseen or closed
 
-    def _is_still(self, hint: str, place: _Namespace, number: int) -> bool:
+    def _open_hint(self, hint: str, place: _Namespace, number: int) -> int:
         try:
-            return self._leads_to(hint, place, number, set())
-        except OSError:
+            return self._open_joined(hint, place, number, set())
+        except PermissionError:
             # EACCES: it may be another process's by now.
-            return False
+            return -1
 
-    def _leads_to(self, path: str, place: _Namespace, number: int, asked: set[tuple[int, int]]) -> bool:
-        """Return whether a path is that of a namespace to be looked into. :raises PermissionError: that can't be seen.
+    def _open_joined(self, path: str, place: _Namespace, number: int, asked: set[tuple[int, int]]) -> int:
+        """Return a namespace that is to be looked into, open; -1: it is none. :raises PermissionError: it is not seen.
 
         Whatever is not joined is none: any user can make one, and give it any address.
 
         :param asked: about which ones the kernel was asked; each is asked about once.
         """
         try:
-            identity = namespaces.identity(path)
-            if identity in self._seen or identity in asked:
-                return False
+            if (found := namespaces.identity(path)) in self._seen or found in asked:
+                return -1
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError):
             # ENOENT, ESRCH: it has ended meanwhile.
-            return False
-        asked.add(identity)
+            return -1
         try:
-            found = place.links.number_of(fd)
+            status = os.fstat(fd)
+            asked.add((status.st_dev, status.st_ino))
+            at = place.links.number_of(fd)
+            if (at == number if number >= 0 else at >= 0) and (status.st_dev, status.st_ino) not in self._seen:
+                kept, fd = fd, -1
+                return kept
+            return -1
         finally:
-            os.close(fd)
-        return found == number if number >= 0 else found >= 0
+            if fd >= 0:
+                os.close(fd)
 
     def _outcome(self, inner: Ends) -> Found:
         """Return what the search comes to. :raises IdentError: different ones fit, or things change meanwhile."""

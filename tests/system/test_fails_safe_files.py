@@ -75,6 +75,7 @@ HIDES = {
     "ProtectHome=tmpfs": 'mount -t tmpfs -o mode=1777 none "$2"',
     "InaccessiblePaths=": 'mkdir -p "$1/inaccessible"; touch "$1/inaccessible/reg"; chmod 0 "$1/inaccessible/reg"; '
                           'mount --bind "$1/inaccessible/reg" "$3"',
+    "PrivateTmp=yes": 'mkdir -p "$1/systemd-private-0/tmp"; mount --bind "$1/systemd-private-0/tmp" "$2"',
 }  # fmt: skip
 
 

@@ -100,6 +100,13 @@ def asked(net: Container, *words: str, place: str = "") -> str:
     return net.run(f"{place} setpriv --reuid=identd-anna --clear-groups {PYTHON} - {' '.join(words)}", given=ASK)
 
 
+def checked(net: Container) -> int:
+    """Return how many times --check says that something is missing in the unit; the answer there is true."""
+    said = net.run("/opt/identd/bin/identd --check --unit identd-wait.service", check=False)
+    assert "the answer is true" in said, said
+    return len(re.findall("^nat ", said, re.MULTILINE))
+
+
 @pytest.mark.parametrize("drop_in", ["", *DROP_INS])
 def test_tells_the_user(net: Container, form: str, drop_in: str) -> None:
     """Who has a connection that a rule leads elsewhere, by the first step; and one in a container, by the second.
@@ -113,6 +120,8 @@ def test_tells_the_user(net: Container, form: str, drop_in: str) -> None:
     name = "USERID:UNIX:identd-anna"
     assert here == (name if drop_in else "ERROR:NO-USER")
     assert inside == {"": "ERROR:NO-USER", "identd-masquerade.conf": "ERROR:UNKNOWN-ERROR"}.get(drop_in, name)
+    if form == "warm":
+        assert checked(net) == {"": 0, "identd-masquerade.conf": 1}.get(drop_in, 0)
     hold = "import socket,time; c=socket.create_connection(('127.0.0.1', 113)); c.sendall(b'1'); time.sleep(60)"
     holder = net.run(f'{PYTHON} -c "{hold}" >/dev/null 2>&1 & echo $!')
     try:

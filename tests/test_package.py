@@ -1,0 +1,139 @@
+"""Is a source distribution whole, has every package what administrators need, and does --install-service find it?"""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers.machine import ROOT, program, run, skip
+
+import identd
+from identserver.admin import install
+from identserver.options import Options, UsageError
+from lookup.connection import IdentError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def tracked() -> list[str]:
+    """Return the files of the checkout."""
+    if not (ROOT / ".git").exists():
+        skip("needs a checkout")
+    return run(program("git"), "-C", str(ROOT), "ls-files").stdout.splitlines()
+
+
+def test_the_source_distribution_is_whole(tmp_path: Path) -> None:
+    """It has every file of the repository, and nothing else but what setuptools writes."""
+    names = tracked()
+    sources = tmp_path / "sources"
+    for name in names:
+        if (ROOT / name).exists():
+            (sources / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, sources / name)
+    python = next((one for one in (sys.executable, "/usr/bin/python3") if has_setuptools(one)), "")
+    if not python:
+        skip("needs setuptools")
+    command = [python, "setup.py", "-q", "sdist", "--dist-dir", str(tmp_path)]
+    subprocess.run(command, cwd=sources, capture_output=True, check=True, timeout=120)
+    with tarfile.open(next(tmp_path.glob("identd-*.tar.gz"))) as archive:
+        inside = {one.name.partition("/")[2] for one in archive.getmembers() if one.isfile()}
+    assert {name for name in names if (ROOT / name).exists()} - inside == set()
+    assert {name for name in inside - set(names) if not name.startswith("identd.egg-info/")} == {"PKG-INFO"}
+
+
+def has_setuptools(python: str) -> bool:
+    """Say whether an interpreter can build a source distribution."""
+    try:
+        return run(python, "-c", "import setuptools", check=False).returncode == 0
+    except OSError:  # ENOENT: there is none
+        return False
+
+
+def test_the_wheel_has_what_administrators_need() -> None:
+    """Manual pages, units and xinetd's file are installed; where man and --install-service look for them."""
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    installed = {file: folder for folder, files in settings["options.data_files"].items() for file in files.split()}
+    expected = {}
+    for path in tracked():
+        folder, _, name = path.rpartition("/")
+        if folder == "man":
+            expected[path] = f"share/man/man{name[-1]}"
+        elif folder in ("systemd", "xinetd.d"):
+            expected[path] = f"share/identd/{folder}"
+    assert installed == expected
+
+
+def test_debian_has_the_same_version() -> None:
+    """The package's changelog begins with the version of the code."""
+    first = (ROOT / "debian" / "changelog").read_text().partition("\n")[0]
+    found = re.fullmatch(r"identd \(([^)-]+)\) \w+; urgency=\w+", first)
+    assert found is not None, first
+    assert found[1] == identd.__version__
+
+
+@pytest.mark.parametrize("name", ["identd@.service", "identd-wait.service"])
+def test_the_units_start_what_the_lines_install(name: str) -> None:
+    """The path that --install-service and the package put another in place of is there, once for all that counts."""
+    text = (ROOT / "systemd" / name).read_text()
+    assert re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE) == ["/opt/identd/bin/python3 -I /opt/identd/bin/identd"]
+
+
+def printed(*options: str) -> str:
+    """Return what `identd --install-service` prints for the checkout."""
+    return run(sys.executable, str(ROOT / "identd.py"), "--install-service", *options).stdout
+
+
+@pytest.mark.parametrize("warm", [[], ["--warm"]], ids=["single", "warm"])
+@pytest.mark.parametrize("server", ["systemd", "xinetd", "inetd"])
+def test_a_service_for_this_installation(server: str, warm: list[str]) -> None:
+    """The shipped file is printed with the interpreter and the command that run now, wherever they are."""
+    text = printed(server, *warm)
+    assert f"-I {ROOT / 'identd.py'}\n" in text
+    started = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    assert not any("/opt/identd" in line for line in started)
+    if server == "systemd":
+        names = ("identd-wait.socket", "identd-wait.service") if warm else ("identd.socket", "identd@.service")
+        assert re.findall(r"^# (/etc/systemd/system/.*)$", text, re.MULTILINE) == [
+            f"/etc/systemd/system/{name}" for name in names
+        ]
+    elif server == "xinetd":
+        assert re.findall(r"^service (\S+)\n\{\n\tdisable\s+= (\w+)$", text, re.MULTILINE) == [
+            ("identd", "yes" if warm else "no"), ("identd-wait", "no" if warm else "yes"),
+        ]  # fmt: skip
+    else:
+        assert f"{text.split()[4]} {text.split()[3]}" == f"nobody {'wait' if warm else 'nowait.10000'}"
+
+
+def test_services_that_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--write writes what is printed otherwise, over an older file, as a whole; inetd.conf it never writes."""
+    monkeypatch.setattr(install, "_SYSTEMD", str(tmp_path))
+    (tmp_path / "identd.socket").write_text("older")
+    options = Options()
+    options.install_service, options.write = "systemd", True
+    assert install.install_service(options) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"identd.socket", "identd@.service"}
+    assert "ListenStream=113" in (tmp_path / "identd.socket").read_text()
+    assert (tmp_path / "identd.socket").stat().st_mode & 0o777 == 0o644
+    for wrong in ("inetd", "launchd"):
+        options.install_service = wrong
+        with pytest.raises(UsageError, match=r"inetd"):
+            install.install_service(options)
+
+
+@pytest.mark.parametrize("path", ["/opt/my identd/bin/identd", '/opt/"/identd', "/opt/100%/identd", "/opt/$x/identd"])
+def test_a_path_that_cannot_stand_there(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd, xinetd and inetd would read it as something else: no file is made."""
+    monkeypatch.setattr(sys, "executable", path)
+    options = Options()
+    options.install_service = "xinetd"
+    with pytest.raises(IdentError) as refused:
+        install.install_service(options)
+    assert "install elsewhere" in refused.value.detail
