@@ -75,3 +75,32 @@ def test_anything_else(data: bytes) -> None:
     for kind in (Request, Found):
         with contextlib.suppress(ValueError):
             kind.unpack(data)
+
+
+def test_a_long_place_leaves_the_rest() -> None:
+    """Nor does a container's name push out what comes after it."""
+    again = Found.unpack(Found(wire.HERE, ("192.0.2.1", 1), ("192.0.2.2", 2), uid=5, place="é" * 5000).pack())
+    assert (again.kind, again.uid, again.reason) == (wire.HERE, 5, "")
+
+
+@given(st.binary(min_size=wire.REQUEST_SIZE, max_size=wire.REQUEST_SIZE))
+def test_octets_of_the_right_number(data: bytes) -> None:
+    """What is a request has two addresses of one family and two ports, and nothing else."""
+    with contextlib.suppress(ValueError):
+        request = Request.unpack(data)
+        assert (":" in request.server[0]) == (":" in request.client[0])
+        assert 0 < request.server[1] < 65536
+        assert 0 < request.client[1] < 65536
+        assert Request.unpack(request.pack()).pack() == request.pack()
+
+
+ANSWER = Found(wire.INSIDE, ("192.0.2.1", 1), ("192.0.2.2", 2), uid=7, held=wire.OF_A_CONTAINER, place="box").pack()
+
+
+@given(st.integers(0, len(ANSWER)), st.binary(max_size=100))
+def test_half_an_answer(at: int, data: bytes) -> None:
+    """Whatever follows a part of one, it has a known kind, or is none."""
+    with contextlib.suppress(ValueError):
+        found = Found.unpack(ANSWER[:at] + data)
+        assert found.kind <= wire.FAILED
+        assert found.held <= wire.OF_A_CONTAINER

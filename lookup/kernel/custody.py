@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from ..connection import IdentError
+from . import unsynced
 from .wire import NO_UID, OF_A_CONTAINER, OF_THE_HOST
 
 TYPE_CHECKING = False  # see connection.py
@@ -113,9 +114,8 @@ def _custody(pid: int, wanted: str) -> Custody | None:
         try:
             if not _still_holds(process, wanted):
                 return None
-            there, ours = os.stat("root", dir_fd=process), os.stat("/proc/1/root")
             users, first = os.stat("ns/user", dir_fd=process), os.stat("/proc/1/ns/user")
-            if os.path.samestat(there, ours):
+            if unsynced.identity("root", process) == unsynced.identity("/proc/1/root"):
                 return OF_THE_HOST, NO_UID
             return OF_A_CONTAINER, NO_UID if os.path.samestat(users, first) else _maker(process)
         finally:
