@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from lookup.behind import Ask
     from lookup.config.blocks import System
     from lookup.connection import Address, Arrival
     from lookup.owner import Answer
@@ -36,10 +37,13 @@ if TYPE_CHECKING:
 _MAX_REQUEST = 4096 + 128
 
 
-def lookups(options: Options, load: Callable[[], System | None], configured: bool) -> Lookups:
+def lookups(
+    options: Options, load: Callable[[], System | None], configured: bool, ask: Ask | None
+) -> Lookups:  # fmt: skip
     """Do as root what only root may do, give root up for good, and return what looks queries up.
 
     Where a sandbox keeps root, nobody is named. :param configured: whether owners' files may matter.
+    :param ask: see `Lookups`.
 
     :raises UsageError: root can't be given up. :raises OSError: there is no process to be had.
     """
@@ -53,11 +57,6 @@ def lookups(options: Options, load: Callable[[], System | None], configured: boo
         from .elsewhere import Elsewhere
 
         Elsewhere(options)  # imports what it needs
-    ask = None
-    if options.masquerade:
-        from .seeker import Seeker
-
-        ask = Seeker().ask
     fetch = None
     if configured:
         fetch = OwnersReader().fetch

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from lookup.behind import Ask
     from lookup.config.blocks import System
     from lookup.connection import Arrival
 
@@ -127,7 +126,7 @@ def _run(options: Options, log: Log, operands: Sequence[str]) -> int:
 
         for warning in ignored:
             say(warning)
-        serve_lines(options, log, _lookups(options).look_up)
+        serve_lines(options, log, _lookups(options, log).look_up)
     elif is_listening(sockets[0]):
         from .warm.listeners import full
         from .warm.server import serve_sockets
@@ -136,7 +135,7 @@ def _run(options: Options, log: Log, operands: Sequence[str]) -> int:
             log.write(Log.ERROR, warning)
         serve_sockets(full(sockets), options, log, background)
     else:
-        serve_connection(sockets[0], options, log, _lookups(options).look_up)
+        serve_connection(sockets[0], options, log, _lookups(options, log).look_up)
         # Everything is sent. Tidying the interpreter up takes 3 ms more, and a lookup that hangs could hold it up.
         os._exit(EXIT_OK)
     return EXIT_OK
@@ -151,7 +150,7 @@ def _what_counts(options: Options) -> Sequence[str]:
     return what_counts(options)
 
 
-def _lookups(options: Options) -> Lookups:
+def _lookups(options: Options, log: Log) -> Lookups:
     """Return what looks queries up. Root is given up first, for good: it does not read what clients send.
 
     :raises UsageError, OSError: root can't be given up.
@@ -161,6 +160,12 @@ def _lookups(options: Options) -> Lookups:
     def load() -> System | None:
         return load_system_file(options, kept=kept)
 
+    ask = None
+    if options.masquerade:
+        from .seeker import begin  # only for whoever wants that; before root is given up
+
+        seeker = begin(options, log)
+        ask = seeker.ask if seeker else None
     if os.geteuid() == 0 and (options.user is not None or options.group is not None):
         from .privileges import drop_privileges
 
@@ -168,19 +173,10 @@ def _lookups(options: Options) -> Lookups:
         drop_privileges(options.user, options.group)
     configured = options.reply_all is None and (options.requires_system_file or os.path.lexists(options.system_file))
     if os.geteuid() != 0:
-        return Lookups(load, options, ask=_ask(options), ahead=configured)
+        return Lookups(load, options, ask=ask, ahead=configured)
     from . import as_root  # only for root
 
-    return as_root.lookups(options, load, configured)
-
-
-def _ask(options: Options) -> Ask | None:
-    """Return who looks behind NAT and into containers: a process that keeps what privileges we have; None: nobody."""
-    if not options.masquerade:
-        return None
-    from .seeker import Seeker  # only with --masquerade
-
-    return Seeker().ask
+    return as_root.lookups(options, load, configured, ask)
 
 
 def shield_the_peer() -> bool:

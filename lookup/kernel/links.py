@@ -100,16 +100,16 @@ class Links:
         number, kind = self._link(_NEIGHBOUR.unpack_from(port, _HEADER.size)[1])
         return number if number >= 0 else OUTSIDE if kind in _OUTWARDS else ANYWHERE
 
-    def has_rules(self) -> bool:
+    def has_rules(self, octets: int) -> bool:
         """Return whether more than a packet's destination may choose its route (ip-rule(8)), so that `sends_to` errs.
 
-        :raises IdentError: the kernel does not tell.
+        :param octets: of the addresses. :raises IdentError: the kernel does not tell.
         """
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for answer in self._dump(_RTM_GETRULE, _RULE.pack(family, 0, 0, 0, 0, 0, 0)):
-                priority = attribute(answer, _HEADER.size + _RULE.size, _FRA_PRIORITY)
-                if (int(_INDEX.unpack(priority)[0]) if len(priority) == _INDEX.size else 0) not in _USUAL:
-                    return True
+        family = socket.AF_INET if octets == 4 else socket.AF_INET6
+        for answer in self._dump(_RTM_GETRULE, _RULE.pack(family, 0, 0, 0, 0, 0, 0)):
+            priority = attribute(answer, _HEADER.size + _RULE.size, _FRA_PRIORITY)
+            if (int(_INDEX.unpack(priority)[0]) if len(priority) == _INDEX.size else 0) not in _USUAL:
+                return True
         return False
 
     def _link(self, index: int) -> tuple[int, bytes]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from ..connection import TCP_STATES, IdentError, NotAccepted, NoUser, Owner, pack, within
-from . import custody, holder, namespaces
+from . import custody, holder, namespaces, routes
 from .conntrack import Conntrack, ConntrackUnavailable, Entry
 from .links import ANYWHERE, LOCAL, OUTSIDE, Links
 from .sock_diag import SockDiag, SockDiagUnavailable
@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     Ends = tuple[Address, Address]
 
 #: Seconds for one request, and how many network namespaces are looked into for it, in how many layers.
-SECONDS, MOST, LAYERS = 2.5, 1024, 3
+SECONDS, MOST, LAYERS = 2.7, 1024, 3
+
+#: Seconds to wait for the kernel to say where packets go.
+LINK_SECONDS = 0.7
 
 #: Where each namespace was found last, by its number. A hint: the kernel says whether it is still that one.
 _hints: dict[tuple[int, int], str] = {}
@@ -52,7 +55,7 @@ def prepare() -> None:
     """Import whatever `search` may need, for a process that gives up the right to read these files."""
     import fcntl  # noqa: F401
 
-    from . import candidates, codec, devices, dumps, routes  # noqa: F401
+    from . import candidates, codec, devices, dumps  # noqa: F401
 
     codec.messages()
     codec.netlink()
@@ -65,7 +68,7 @@ def search(request: Request) -> Found:
     """
     ends = request.server, request.client
     try:
-        return within(SECONDS, _Search().run, request)
+        return within(SECONDS, _searched, request)
     except TimeoutError:
         return Found(FAILED, *ends, reason=f"other network namespaces took longer than {SECONDS:g} s")
     except IdentError as error:
@@ -78,6 +81,18 @@ def search(request: Request) -> Found:
         return Found(FAILED, *ends, reason=f"the search failed: {type(error).__name__}: {error}")
 
 
+def _searched(request: Request) -> Found:
+    home = os.open(_OURS, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _Search().run(request)
+    except custody.Changing:
+        # A container that ends, or is replaced, meanwhile.
+        namespaces.enter(home)
+        return _Search().run(request)
+    finally:
+        os.close(home)
+
+
 class _Namespace:
     """A network namespace that is looked into: what is opened in there asks there, wherever the thread goes."""
 
@@ -87,12 +102,12 @@ class _Namespace:
         self.layer = layer
         self.identity = namespaces.identity(_OURS)
         self.diag = SockDiag()
-        self.links = Links()
+        self.links, self._routes = Links(), Links()
         self.conntrack = Conntrack()
         self.fd = os.open(_OURS, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        for one in (self.diag, self.links, self.conntrack):
+        for one in (self.diag, self.links, self._routes, self.conntrack):
             one.close()
         if self.fd >= 0:
             os.close(self.fd)
@@ -110,6 +125,21 @@ class _Namespace:
                 raise
             return None
         return found if found is not None and found.is_translated else None
+
+    def sends_to(self, host: str) -> int:
+        """Return into which namespace packets for an address are sent (see `Links.sends_to`).
+
+        The kernel answers about links only while it adds and removes none, which may take it ten seconds.
+        """
+        address = pack(host)[0]
+        try:
+            return within(LINK_SECONDS, self._sends_to, address)
+        except TimeoutError:
+            return ANYWHERE
+
+    def _sends_to(self, address: bytes) -> int:
+        number = self._routes.sends_to(address)
+        return ANYWHERE if self._routes.has_rules(len(address)) else number
 
     def __str__(self) -> str:
         return f"in {self.path}" if self.path else "on this host"
@@ -145,7 +175,7 @@ class _Search:
         except ConntrackUnavailable as error:
             # What conntrack does not tell is answered as without --masquerade.
             return Found(STANDS, *ends, reason=str(error))
-        if entry is None and (request.local or here.links.sends_to(pack(ends[0][0])[0]) == LOCAL):
+        if entry is None and (request.local or routes.device_of(pack(ends[0][0])[0])):
             return Found(STANDS, *ends, steps=["conntrack has no entry that translates it"])
         inner = self._through(here, *ends, entry) if entry is not None else ends
         if entry is None:
@@ -172,7 +202,7 @@ class _Search:
         """Look for a socket in a namespace that has the connection translated or routed, then in those behind it."""
         # Where two networks have the same addresses, neither an address nor a route tells which one is meant.
         certain = entry is None or not (entry.zone or entry.original.zone or entry.reply.zone)
-        number = place.links.sends_to(pack(ends[0][0])[0]) if certain and not place.links.has_rules() else ANYWHERE
+        number = place.sends_to(ends[0][0]) if certain else ANYWHERE
         # Only a transparent proxy has a socket here with an address that leads into another namespace.
         if entry is not None and number < 0 and self._take(place, ends) and certain:
             return
@@ -219,7 +249,7 @@ class _Search:
     @staticmethod
     def _leads_on(place: _Namespace, around: _Namespace, ends: Ends) -> bool:
         """Return whether a namespace sends what is for an address into yet another one, and not back."""
-        number = place.links.sends_to(pack(ends[0][0])[0])
+        number = place.sends_to(ends[0][0])
         return number == ANYWHERE or (number >= 0 and number != place.links.number_of(around.fd))
 
     def _take(self, place: _Namespace, ends: Ends) -> bool:
@@ -321,7 +351,7 @@ class _Search:
         for place, server, client, entry in self._entries:
             now = place.entry(server, client)
             if now is None or not _same(now, entry):
-                raise IdentError("conntrack's entry is another one by now")
+                raise custody.Changing("conntrack's entry is another one by now", found[0].uid)
         return found[0]
 
     def _found(self, owner: Owner, place: _Namespace) -> Found:

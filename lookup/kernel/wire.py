@@ -28,8 +28,8 @@ STANDS, HERE, INSIDE, NOT_ACCEPTED, NOBODY, UNSEEN, FAILED = range(7)
 #: another one). UNASKED: nobody looked, for a socket of our own network namespace.
 UNASKED, OF_THE_HOST, OF_A_CONTAINER = range(3)
 
-#: Octets of an answer, at most: of its texts, what is too much is cut off.
-MAX_ANSWER = 4096
+#: Octets of an answer, at most: of its texts, what is too much is cut off. Letters of a container's name.
+MAX_ANSWER, MAX_PLACE = 4096, 256
 
 #: In place of a uid: there is none.
 NO_UID = 0xFFFFFFFF
@@ -110,7 +110,7 @@ class Found:
     def pack(self) -> bytes:
         """Return the answer as `MAX_ANSWER` octets at most."""
         numbers = _NUMBERS.pack(self.kind, self.held, self.uid, self.maker, self.inode, self.state, self.device)
-        texts = "\0".join([self.place, self.reason, *self.steps]).encode("utf-8", "replace")
+        texts = "\0".join([self.place[:MAX_PLACE], self.reason, *self.steps]).encode("utf-8", "replace")
         return (numbers + _packed(self.server) + _packed(self.client) + texts)[:MAX_ANSWER]
 
     @classmethod

@@ -121,15 +121,18 @@ class Judged:
         reset = "kept[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))"
         self.within(name, reset)
 
-    def asked(self, form: str, ports: tuple[int, int], *options: str, target: str = "", led_to: int = 0) -> str:
+    def asked(
+        self, form: str, ports: tuple[int, int], *options: str, target: str = "", led_to: int = 0, by: str = ""
+    ) -> str:
         """Return the reply to a query, without the ports, of an identd that root starts on the judged host.
 
         :param target: the address that is asked. :param led_to: the port here that a rule leads the query's to.
+        :param by: words to put before the command.
         """
         target = target or self.gateway.OUTER
         asker = self.gateway.THERE_6 if ":" in target else self.gateway.THERE
         listens = self.gateway.OUTER_6 if ":" in target else self.gateway.OUTER
-        question = self.path(self.gateway.there), form, ports, options, (listens, led_to), (target, 113), asker
+        question = self.path(self.gateway.there), form, ports, options, (listens, led_to), (target, 113), asker, by
         reply, self.log = self.host.tell("judged.ask(*question)", question=question)
         return str(reply)
 
@@ -160,15 +163,16 @@ class Judged:
 
 def ask(
     there: str, form: str, ports: tuple[int, int], options: list[str], listens: tuple[str, int],
-    target: tuple[str, int], asker: str,
+    target: tuple[str, int], asker: str, by: str,
 ) -> tuple[str, str]:  # fmt: skip
     """On the judged host: ask an identd of its own from outside; return the reply, and its log."""
     family = socket.AF_INET6 if ":" in asker else socket.AF_INET
+    command = [*by.split(), *COMMAND, "-S", *options]
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(listens, family=family))
         listener.settimeout(PATIENCE)
         if form == "warm":
-            process = stack.enter_context(ending(start([*COMMAND, "-S", *options], listener)))
+            process = stack.enter_context(ending(start(command, listener)))
             until_it_serves(process)
         with inside(there):
             called = target if listens[1] else listener.getsockname()[:2]
@@ -176,7 +180,7 @@ def ask(
             stack.enter_context(caller)
         if form == "single":
             with listener.accept()[0] as accepted:
-                process = stack.enter_context(ending(start([*COMMAND, "-S", *options], accepted)))
+                process = stack.enter_context(ending(start(command, accepted)))
         caller.sendall(f"{ports[0]},{ports[1]}\r\n".encode())
         reply = everything(caller).decode().rstrip("\r\n").partition(":")[2]
         if form == "warm":
