@@ -14,6 +14,9 @@ __version__ = "1.1.0"
 #: What the administrator allows, where --config names no other file. oidentd's, because identd takes its place.
 CONFIG = "/etc/oidentd.conf"
 
+#: What is replied about machines behind this one, where --masquerade-file names no other file; oidentd's, too.
+MASQUERADE = "/etc/oidentd_masq.conf"
+
 #: Seconds for one whole query (RFC 1413 section 3 advises 60 to 180).
 QUERY_SECONDS = 60.0
 
@@ -65,7 +68,12 @@ class Options:
     masquerade = False
     subuid = False
     container_reply: str | None = None
-    ignored: Sequence[str] = ()
+    forward: int | None = None
+    masquerade_first = False
+    forward_last: int | None = None
+    masquerade_file: str | None = None
+    forward_proxy: str | None = None
+    proxy: Sequence[str] = ()
 
     @property
     def system_file(self) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lookup.config.user_file import Also, Fetched
     from lookup.config.words import Notice
     from lookup.connection import Address, Arrival, Owner
+    from lookup.machines import Named
     from lookup.owner import Answer, Facts
 
     from .options import Options
@@ -124,9 +125,12 @@ class AnsweringServer(IdentServer):
             if self._log.wants(Log.DEBUG):
                 self._log.write(Log.DEBUG, "; ".join([*owner.steps, f"found {owner!r}"]))
         system, user = result
-        system = self._options.other or system
-        if self._options.charset:
-            system += "," + self._options.charset
+        if not getattr(result, "as_it_is", False):
+            system = self._options.other or system
+            if self._options.charset:
+                system += "," + self._options.charset
+        if how := getattr(result, "how", ""):
+            self._note = f" ({how})"
         # As login names and arguments were decoded, so that the same octets go out.
         super()._cbLookup((system, os.fsencode(user)), sport, cport)
 
@@ -270,12 +274,16 @@ class Lookups:
         self._load = load
         self._form = options.form
         self._options = options
-        self._ask = ask
         self._fetch = fetch
+        self._elsewhere = None
+        if options.looks_behind or options.proxy:
+            from .elsewhere import Elsewhere
+
+            self._elsewhere = Elsewhere(options, ask)
         #: Of the owner that the kernel told last.
         self._uid: int | None = None
 
-    def look_up(self, serverAddress: Address, clientAddress: Address, arrival: Arrival | None) -> Answer:
+    def look_up(self, serverAddress: Address, clientAddress: Address, arrival: Arrival | None) -> Answer | Named:
         """Do all that one query needs. May block for `LOOKUP_SECONDS`. :raises IdentError: nobody can be named."""
         self._uid = None
         try:
@@ -285,11 +293,18 @@ class Lookups:
                 error.uid = self._uid
             raise
 
-    def _look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Answer:
-        owner = self._find(server, client, arrival)
+    def _look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Answer | Named:
+        try:
+            owner = self._find(server, client, arrival)
+        except IdentError as error:
+            if self._elsewhere is None:
+                raise
+            return self._elsewhere.answer(error, arrival)
         from lookup.owner import answer, facts_about
 
         self._uid = owner.uid
+        if owner.by_ports:
+            server, client = owner.server, owner.client
         far, read = client if client[0] else owner.client, self._fetch or _fetch
 
         def fetch(uid: int, home: str) -> Fetched:
@@ -316,13 +331,9 @@ class Lookups:
         """Return the owner, behind NAT and in containers too where that is switched on."""
         import lookup  # what it needs is imported once there is a query to look up
 
-        options = self._options
-        if self._ask is None and not options.subuid:
+        if self._elsewhere is None:
             return lookup.find(server, client, arrival)
-        from lookup import behind
-
-        found = lookup.find
-        return behind.find(server, client, arrival, self._ask, found, options.subuid, options.container_reply or "")
+        return self._elsewhere.find(server, client, arrival, lookup.find)
 
 
 def _read_ahead(facts: Facts, server: Address, far: Address) -> Reading | None:

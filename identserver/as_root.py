@@ -53,6 +53,10 @@ def lookups(
         codec.messages()
     if options.debug:
         from lookup.kernel import causes  # noqa: F401
+    if options.looks_behind or options.proxy:
+        from .elsewhere import Elsewhere
+
+        Elsewhere(options)  # imports what it needs
     fetch = None
     if configured:
         fetch = OwnersReader().fetch

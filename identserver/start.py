@@ -89,8 +89,7 @@ def _unblock_signals() -> None:
 
 def _run(options: Options, log: Log, operands: Sequence[str]) -> int:
     """Do what the options and standard input ask for."""
-    without_meaning = dict.fromkeys([*options.ignored, *(f"'{operand}'" for operand in operands)])
-    ignored = [f"{each} has no meaning here and is ignored" for each in without_meaning]
+    ignored = [f"'{operand}' has no meaning here and is ignored" for operand in dict.fromkeys(operands)]
     if options.check:
         if operands:
             raise UsageError(f"'{operands[0]}' is left over: neither an option nor an option's argument")
@@ -132,7 +131,7 @@ def _run(options: Options, log: Log, operands: Sequence[str]) -> int:
         from .warm.listeners import full
         from .warm.server import serve_sockets
 
-        for warning in ignored:
+        for warning in [*ignored, *_what_counts(options)]:
             log.write(Log.ERROR, warning)
         serve_sockets(full(sockets), options, log, background)
     else:
@@ -140,6 +139,15 @@ def _run(options: Options, log: Log, operands: Sequence[str]) -> int:
         # Everything is sent. Tidying the interpreter up takes 3 ms more, and a lookup that hangs could hold it up.
         os._exit(EXIT_OK)
     return EXIT_OK
+
+
+def _what_counts(options: Options) -> Sequence[str]:
+    """Return what the log says at the start of options that version 1.0.0 has ignored."""
+    if not (options.masquerade or options.proxy):
+        return ()
+    from .elsewhere import what_counts
+
+    return what_counts(options)
 
 
 def _lookups(options: Options, log: Log) -> Lookups:

@@ -82,6 +82,8 @@ class Owner:
     nameless = False
     reply = place = where = ""
     steps: tuple[str, ...] = ()
+    # What `gateways.ByPorts` alone is.
+    by_ports = False
 
     def __init__(
         self, uid: int, inode: int, state: str, server: Address, client: Address, source: str, device: int = 0

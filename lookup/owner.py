@@ -92,8 +92,8 @@ def answer(
         return (_nobodys(login[1], owner, facts) if login[0] == "OTHER" else None) or Answer.about(owner, *login)
     from .config import policy  # only where there is a system file
 
-    def forward(host: str, port: int) -> bytes | str | Unknown:
-        return facts.forward(host, port, serverAddress[1], clientAddress[1], arrival)
+    def forward(host: str, port: int, proxy: str = "") -> bytes | str | Unknown:
+        return facts.forward(host, port, serverAddress[1], clientAddress[1], arrival, proxy)
 
     decision = policy.decide(
         owner.uid,
@@ -327,11 +327,13 @@ class Facts:
         return self._user_file
 
     def forward(
-        self, host: str, port: int, port_on_server: int, port_on_client: int, arrival: Arrival | None = None
-    ) -> bytes | str | Unknown:
+        self, host: str, port: int, port_on_server: int, port_on_client: int, arrival: Arrival | None = None,
+        proxy: str = "",
+    ) -> bytes | str | Unknown:  # fmt: skip
         """Return the name that the ident server at an address has for the owner of a connection, or why it has none.
 
         :param arrival: how our own query came in. One that an identd of this host has forwarded is not forwarded again.
+        :param proxy: see `forward.ask`.
         """
         if not (self._forwards and self._asks):
             return Unknown("another server", unasked=True)
@@ -339,7 +341,8 @@ class Facts:
 
         if arrival is not None and _is_forwarded(arrival.socket):
             return "is not asked: the query may itself come from an identd of this host, which forwards"
-        return forward.ask(host, port, port_on_server, port_on_client, None if arrival is None else arrival.socket)
+        asked = None if arrival is None else arrival.socket
+        return forward.ask(host, port, port_on_server, port_on_client, asked, proxy)
 
     def stop_asking(self) -> None:
         """Ask nothing more, and hold what was found out until `SECONDS` after the first question."""

@@ -103,6 +103,15 @@ def test_inetd(etc: Etc) -> None:
     assert said() == []
 
 
+def test_options_that_count_now(etc: Etc) -> None:
+    """Of options that an older identd ignored it is said what they do, and whom -P trusts."""
+    inetd(etc, command=f"{COMMAND} -mf -P 192.0.2.1")
+    forward, proxy = said()
+    where = f"option inetd's line 1 ({etc.folder / 'inetd.conf'}): "
+    assert forward.startswith(where + "--forward counts (identd 1.0.0 ignored it): a machine behind this one is asked")
+    assert proxy.startswith(where + "--proxy counts (identd 1.0.0 ignored it): who asks from 192.0.2.1 is told whose")
+
+
 SYSTEMD = {
     "DynamicUser=no\nUser=nobdy": NOBODY,
     f"ExecStart=\nExecStart={sys.executable} /opt/no-such/identd": MISSING,

@@ -59,6 +59,12 @@ class Pending:
         """Have one of two functions called with the result, or with the `Failure` that holds an exception."""
         self._succeed, self._fail = succeed, fail
 
+    def end_share(self) -> None:
+        """Do now what was to be done as soon as there is a result."""
+        settled, self._settled = self._settled, None
+        if settled is not None:
+            settled()
+
     def cancel(self) -> None:
         """Let nobody wait for it, after all."""
         self.settled = True
@@ -70,8 +76,7 @@ class Pending:
             return
         self.settled = True
         self._timer.cancel()
-        if self._settled is not None:
-            self._settled()
+        self.end_share()
         if isinstance(result, BaseException):
             self._fail(Failure(result))
         else:
@@ -100,6 +105,13 @@ class Lookups:
         self._shares = Shares(limit, complain)
         self._memory = Memory()
         self._readers = readers
+        self._elsewhere = self._machines = None
+        if options.looks_behind or options.proxy:
+            from ..elsewhere import Elsewhere
+            from .machines import Machines
+
+            self._elsewhere = Elsewhere(options, ask)
+            self._machines = Machines(self._elsewhere, self._workers, self._shares)
         self._diag: SockDiag | None = None
         #: By asker: how many of their queries wait until somebody accepts the connection that they are about.
         self._waiting: dict[str, int] = {}
@@ -169,6 +181,7 @@ class Lookups:
     def _look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Any:
         """Do `look_up` once."""
         found: Owner | NoUser
+        by_ports = self._elsewhere is not None and self._elsewhere.may_trust(client[0])
         try:
             if self._diag is None:
                 self._diag = SockDiag()
@@ -176,7 +189,7 @@ class Lookups:
         except NotAccepted:
             raise
         except NoUser as error:
-            if self._ask is None:
+            if self._ask is None and not by_ports:
                 raise
             found = error
         except IdentError:
@@ -184,7 +197,7 @@ class Lookups:
             raise
         except (SockDiagUnavailable, ImportError):  # the latter: there is no pyroute2
             return self._find_in_thread((server, client, arrival))
-        if isinstance(found, NoUser) or self._options.looks_behind:
+        if isinstance(found, NoUser) or by_ports or self._options.looks_behind:
             return self._find_in_thread((server, client, arrival), found)
         known = self._remembered(found, server, client)
         if known is not None:
@@ -252,18 +265,25 @@ class Lookups:
         pending = self._pending(ANY_OWNER, client[0])
 
         def found(owner: Owner) -> None:
+            ends = (owner.server, owner.client) if owner.by_ports else (server, client)
             known: Answer | IdentError | None
             try:
-                known = self._remembered(owner, server, client)
+                known = self._remembered(owner, *ends)
             except IdentError as error:
                 known = error
             if known is not None:
                 pending.settle(known)
                 return
-            self._workers.call(owner.key, pending, self._answer, (owner, server, client, self._system, arrival))
+            self._workers.call(owner.key, pending, self._answer, (owner, *ends, self._system, arrival))
+
+        def failed(failure: Failure) -> None:
+            if self._machines is None:
+                pending.settle(failure.value)
+            else:
+                self._machines.settle(pending, failure.value, client[0], arrival)
 
         finding = self._pending(ANY_OWNER)
-        finding.addCallbacks(found, lambda failure: pending.settle(failure.value))
+        finding.addCallbacks(found, failed)
         if local is None:
             self._workers.call(ANY_OWNER, finding, self._find, asked, alone=True)
         else:
@@ -287,12 +307,9 @@ class Lookups:
             yield self._behind(*asked, found_before)
 
     def _behind(self, server: Address, client: Address, arrival: Arrival | None, find: FindLocal) -> Owner:
-        options = self._options
-        if not options.looks_behind:
+        if self._elsewhere is None:
             return find(server, client, arrival)
-        from lookup import behind
-
-        return behind.find(server, client, arrival, self._ask, find, options.subuid, options.container_reply or "")
+        return self._elsewhere.find(server, client, arrival, find)
 
     def _answer(self, questions: list[Question]) -> Iterator[Any]:
         """Run in a thread: find the answers about one owner's connections, and remember for the loop what was asked.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Resolve = Callable[["HostName", int], Union[tuple[bytes, ...], Unknown]]
 
     #: What follows a statement's keyword: see `Statement`.
-    Arguments = Union[tuple[bytes, ...], tuple[Union[str, "HostName"], Union[int, Unknown]], tuple[str, ...]]
+    Arguments = tuple[Union[bytes, str, "HostName", int, Unknown], ...]
 
     #: The uids that login names have.
     Uids = dict[bytes, Union[int, Unknown, None]]
@@ -212,8 +212,8 @@ class Statement(_Placed):
     """What a block says: what is sent in place of the login name.
 
     ``kind``: the keyword; ``arguments``: the texts of a reply (octets), or the host (its address as text, or a
-    `HostName`) and the port of a forward (`Unknown`: the service's name could not be looked up), or the words after
-    ``pseudonym`` in their order.
+    `HostName`) and the port of a forward (`Unknown`: the service's name could not be looked up), with the form of its
+    header if it has one, or the words after ``pseudonym`` in their order.
     """
 
     __slots__ = ("arguments", "kind")
