@@ -1,7 +1,7 @@
 """Which file is that, as far as the kernel knows without asking its file system?
 
-The root directory of a container may be a user's own file system (FUSE), which never answers: whoever waits for it can't
-even be killed.
+The root directory of a container may be a user's own file system (FUSE), which never answers: whoever waits for it
+can't even be killed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ctypes
 import os
 import struct
 
-#: Begins at the current directory; don't ask the file system; the inode's number is wanted (linux/fcntl.h, linux/stat.h).
+#: Begin at the current directory; don't ask the file system (linux/fcntl.h); an inode's number (linux/stat.h).
 _AT_FDCWD, _AT_STATX_DONT_SYNC, _STATX_INO = -100, 0x4000, 0x100
 
 #: struct statx: which file, and on which device.
