@@ -153,7 +153,8 @@ def decide(local: Owner | NoUser, found: Found, sub_ids: bool = False, reply: st
     if found.kind == wire.HERE:
         return _local(Inside(owner, found.uid, steps), sub_ids)
     if found.held != wire.OF_A_CONTAINER:
-        return Inside(owner, found.uid, (*steps, "its process is the host's: the login name counts"), found.place)
+        steps = (*steps, "its process is the host's: the login name counts")
+        return _local(Inside(owner, found.uid, steps, found.place), sub_ids)
     holder = _range_owner(found.uid)
     if holder is not None:
         return Inside(owner, holder, (*steps, f"uid {found.uid} is in a range of uid {holder}'s"), found.place)
@@ -176,7 +177,8 @@ def with_sub_ids(owner: Owner) -> Owner:
         return owner
     if names.entry(owner.uid)[0][0] == "UNIX":
         raise IdentError(f"uid {owner.uid} has a login name, and is in a range of uid {holder}'s", owner.uid)
-    return Inside(owner, holder, (*owner.steps, f"uid {owner.uid} is in a range of uid {holder}'s"))
+    steps = (*owner.steps, f"uid {owner.uid} is in a range of uid {holder}'s")
+    return Inside(owner, holder, steps, owner.place)
 
 
 def _range_owner(uid: int) -> int | None:

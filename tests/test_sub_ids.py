@@ -57,9 +57,8 @@ def test_the_owner_of_a_range(subuid: Path) -> None:
     """Read anew each time: one user's uid, however many of their ranges fit, or nobody's; else it is not known."""
     assert room.owner_of(100000) is None
     subuid.write_text("root:100000:10\n0:100005:10\n1001:200000:10\n1002:200009:2\nidentd-nobody:300000:1\nx:y:z\n")
-    owners = [room.owner_of(uid) for uid in (99999, 100000, 100009, 100014)]
-    assert owners == [None, 0, 0, 0]
-    assert (room.owner_of(200008), room.owner_of(200010)) == (1001, 1002)
+    assert [room.owner_of(uid) for uid in (99999, 100000, 100009, 100014)] == [None, 0, 0, 0]
+    assert [room.owner_of(uid) for uid in (200008, 200010)] == [1001, 1002]
     for uid in (200009, 300000):
         found = room.owner_of(uid)
         assert isinstance(found, Unknown)

@@ -10,10 +10,10 @@ from lookup.config import system_file
 from lookup.connection import ConfigError, IdentError
 from lookup.kernel import codec, dumps, holder, sock_diag
 
-from .. import __version__
+from .. import __version__, capabilities
 from ..answer import with_key
 from ..options import UsageError
-from ..privileges import drop_privileges
+from ..privileges import drop_privileges, serving_ids
 from ..protocol import parse_ports
 from ..seeker import Seeker
 from . import nobody
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from lookup.behind import Ask
     from lookup.config.blocks import System
     from lookup.connection import Address, Owner
 
@@ -54,7 +55,7 @@ def explain(options: Options) -> int:
         system = error
     evidence = None
     held = None if ports is not None else ""
-    ask = Seeker().ask if options.masquerade else None
+    ask = _ask() if options.masquerade else None
     if os.geteuid() == 0:
         if ports is not None:
             ends = (options.server_address, ports[0]), (options.client_address, ports[1])
@@ -73,6 +74,14 @@ def explain(options: Options) -> int:
         told = list(_explain_all(explanation, uid))
     finish(identd=__version__, system_file=path, connections=[_as_fields(one) for one in told])
     return 0
+
+
+def _ask() -> Ask | None:
+    """Return who looks behind NAT and into containers, with what capabilities whoever runs this has; None: nobody."""
+    having = capabilities.held()
+    for reason in capabilities.lacking(having):
+        row("but", f"--masquerade: {reason}", WARNING, in_words=False)
+    return Seeker(having & capabilities.mask(), serving_ids(None, None)).ask if capabilities.suffice(having) else None
 
 
 def _held_as_root(server: Address, client: Address) -> str:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 _NS_GET_OWNER_UID = 0xB704  # ioctl_ns(2)
 
+
+class Changing(IdentError):
+    """What was found a moment ago has changed: who looks again may find how it is now."""
+
+
 #: How many processes are remembered that held a container's socket.
 _MOST = 256
 
@@ -34,7 +39,7 @@ def of(inode: int) -> tuple[Custody, int]:
     A process of a container's that held one before is looked at first, and is enough: whoever else holds the socket,
     it is not named after a login of the host's. Otherwise every process is looked at.
 
-    :raises IdentError: nobody is seen to hold it; or different ones do; or it can't be found out.
+    :raises Changing: nobody is seen to hold it. :raises IdentError: different ones do; or it can't be found out.
     """
     wanted = f"socket:[{inode}]"
     for pid in list(_hints):
@@ -54,7 +59,7 @@ def of(inode: int) -> tuple[Custody, int]:
         raise IdentError(f"the socket is held by different ones: processes {_listed(found.values())}")
     if not found:
         why = f", but {closed} can't be looked at: that needs CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE" if closed else ""
-        raise IdentError(f"no process is seen to hold the socket{why}")
+        raise Changing(f"no process is seen to hold the socket{why}")
     custody, pid = found.popitem()
     if custody[0] == OF_A_CONTAINER:
         _hints.pop(pid, None)

@@ -10,7 +10,7 @@ import ctypes
 import os
 import struct
 
-#: Begin at the current directory; don't ask the file system (linux/fcntl.h); an inode's number (linux/stat.h).
+#: Begins at the current directory; don't ask the file system; the inode's number is wanted (linux/fcntl.h, stat.h).
 _AT_FDCWD, _AT_STATX_DONT_SYNC, _STATX_INO = -100, 0x4000, 0x100
 
 #: struct statx: which file, and on which device.
