@@ -425,10 +425,10 @@ class _OneReply(Ends):
         self.disconnecting = True
 
 
-def reply_line(outcome: Answer | Exception, server: Address, client: Address, options: Options) -> str:
+def reply_line(outcome: Answer | Named | Exception, server: Address, client: Address, options: Options) -> str:
     """Return the line that a client gets for an answer, or for an exception."""
 
-    def given(*_: object) -> Answer:
+    def given(*_: object) -> Answer | Named:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

@@ -76,7 +76,7 @@ def test_a_host_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(gateways, "Resolver", Resolver)
     found = Gateways(["gone.lan", "gate.lan", "192.0.2.1"])
-    assert found.may_trust("10.9.9.9") and asked == []
+    assert found.may_trust("10.9.9.9") and not found.trusts("") and asked == []
     assert found.trusts("192.0.2.1") and asked == []
     assert found.trusts("10.0.0.1") and found.trusts("10.0.0.2") and not found.trusts("10.0.0.3")
     assert asked == [b"gone.lan", b"gate.lan"]

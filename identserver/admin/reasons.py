@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lookup.config.decision import Decision
     from lookup.connection import Address, Owner
     from lookup.kernel.causes import Evidence
+    from lookup.machines import Named
 
     from ..options import Options
 
@@ -66,7 +67,11 @@ class Explanation:
         :param held: which process holds the socket (`holder.describe`); None: that is still to be found out.
         :param ask: looks behind NAT and into containers, with --masquerade.
         """
-        self._ask = ask
+        self._elsewhere = None
+        if options.looks_behind or options.proxy:
+            from ..elsewhere import Elsewhere
+
+            self._elsewhere = Elsewhere(options, ask)
         self._held = held
         self._evidence = evidence
         self._options = options
@@ -82,16 +87,23 @@ class Explanation:
         :raises ValueError: an address is none.
         """
         server, client = told.server, told.client
-        outcome: Outcome
+        outcome: Outcome | Named
         try:
             told.owner = self._find(server, client)
         except IdentError as error:
-            yield Row("socket", f"{error.detail or error}", WARNING if isinstance(error, NoUser) else WRONG)
-            yield from _advice(error, server, client)
-            if isinstance(error, NoUser):
-                yield from nobody.steps(server, client, self._evidence)
-            outcome = error
+            meant = error.detail
+            outcome = self._said_elsewhere(error)
+            if isinstance(outcome, IdentError):
+                yield Row("socket", f"{outcome.detail or outcome}", WARNING if isinstance(outcome, NoUser) else WRONG)
+                yield from _advice(outcome, server, client)
+                if isinstance(outcome, NoUser):
+                    yield from nobody.steps(server, client, self._evidence)
+            else:
+                yield Row("socket", meant, FINE)
+                yield Row("machine", outcome.how, FINE)
         else:
+            if told.owner.by_ports:
+                told.server, told.client = told.owner.server, told.owner.client
             yield from (Row("behind", step, FINE) for step in told.owner.steps)
             yield Row("socket", repr(told.owner), FINE)
             if held := holder.describe([told.owner])[0] if self._held is None else self._held:
@@ -109,13 +121,16 @@ class Explanation:
 
     def _find(self, server: Address, client: Address) -> Owner:
         """Return the owner as a server with these options finds them. Exceptions: see `lookup.find`."""
-        options = self._options
-        if not options.looks_behind:
+        if self._elsewhere is None:
             return lookup.find(server, client)
-        from lookup import behind
+        return self._elsewhere.find(server, client, None, lookup.find)
 
-        reply = options.container_reply or ""
-        return behind.find(server, client, None, self._ask, lookup.find, options.subuid, reply)
+    def _said_elsewhere(self, error: IdentError) -> Named | IdentError:
+        """Return what is replied about a machine behind this one, or the error if it is about none."""
+        try:
+            return error if self._elsewhere is None else self._elsewhere.answer(error, None)
+        except IdentError as failed:
+            return failed
 
     def _about(self, owner: Owner, told: Told) -> Generator[Row, None, Outcome]:
         """Yield the steps from a socket to what the query comes to, and return that.

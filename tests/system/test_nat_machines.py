@@ -116,7 +116,7 @@ def test_the_order(judged: Judged, behind: Machine, file: Path, form: str) -> No
     """With -m the file alone counts; with -M it comes first; a wrong entry names nobody; without one, -M asks."""
     of_file = ("--masquerade-file", str(file))
     file.write_text(f"{judged.gateway.HERE} joe OTHER")
-    for option in ("-m", "-M", "--forward-last"):
+    for option in ("-m", "-M"):
         assert judged.asked(form, (OUTSIDE, FAR), option, *of_file) == "USERID:OTHER:joe"
     assert behind.queries == []
     assert judged.asked(form, (OUTSIDE, FAR), "-f", *of_file) == "USERID:UNIX:bouncer"
@@ -126,6 +126,18 @@ def test_the_order(judged: Judged, behind: Machine, file: Path, form: str) -> No
     file.write_text("192.0.2.0/24 rest UNIX")
     assert judged.asked(form, (OUTSIDE, FAR), "-m", *of_file) == NO_USER
     assert judged.asked(form, (OUTSIDE, FAR), "-M", *of_file) == "USERID:UNIX:bouncer"
+
+
+def test_explained(judged: Judged, behind: Machine, file: Path) -> None:
+    """--explain tells whom conntrack means, who named the user, and what the reply is; or what the machine did."""
+    gateway = judged.gateway
+    told = judged.explained((OUTSIDE, FAR), "-f", "--masquerade-file", str(file))
+    assert f"is {gateway.HERE}:{REAL}" in told
+    assert f"machine  named by {gateway.HERE} port 113, asked about {REAL},{FAR}\n" in told
+    assert f"reply    {OUTSIDE},{FAR}:USERID:UNIX:bouncer\n" in told
+    behind.says = replying(b"ERROR:NO-USER")
+    told = judged.explained((OUTSIDE, FAR), "-f", "--masquerade-file", str(file))
+    assert f"the server at {gateway.HERE} port 113 replied ERROR: NO-USER; {file} has no entry for" in told
 
 
 def test_a_file_that_is_not_there(judged: Judged, behind: Machine) -> None:
