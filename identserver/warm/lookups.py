@@ -197,7 +197,7 @@ class Lookups:
             raise
         except (SockDiagUnavailable, ImportError):  # the latter: there is no pyroute2
             return self._find_in_thread((server, client, arrival))
-        if isinstance(found, NoUser) or by_ports or self._options.looks_behind:
+        if isinstance(found, NoUser) or by_ports or self._ask is not None or self._options.subuid:
             return self._find_in_thread((server, client, arrival), found)
         known = self._remembered(found, server, client)
         if known is not None:
