@@ -231,14 +231,14 @@ def test_local_sub_ids(judged: Judged, form: str) -> None:
     uid, name = nameless_uid(), judged.user.pw_name
     named, number = f"USERID:UNIX:{name}", f"USERID:OTHER:{uid}"
     with judged.living("here", "", uid), judged.living("bob", "", judged.user.pw_uid, image=False):
-        judged.dials("here", judged.gateway.THERE, judged.gateway.OUTER)
-        judged.dials("bob", judged.gateway.THERE, judged.gateway.OUTER, port=REAL + 1)
+        judged.dials("here", judged.gateway.THERE, judged.gateway.OUTER, port=REAL + 2)
+        judged.dials("bob", judged.gateway.THERE, judged.gateway.OUTER, port=REAL + 3)
         try:
             judged.sub_ids(f"{name}:{uid}:1", f"nobody:{judged.user.pw_uid}:1")
-            assert judged.asked(form, (REAL, FAR), "--subuid") == named, judged.log
-            assert judged.asked(form, (REAL, FAR), "--subuid", "-m") == named, judged.log
-            assert judged.asked(form, (REAL, FAR)) == number
-            assert judged.asked(form, (REAL + 1, FAR), "--subuid") == "ERROR:UNKNOWN-ERROR"
-            assert judged.asked(form, (REAL + 1, FAR), "-m") == named
+            assert judged.asked(form, (REAL + 2, FAR), "--subuid") == named, judged.log
+            assert judged.asked(form, (REAL + 2, FAR), "--subuid", "-m") == named, judged.log
+            assert judged.asked(form, (REAL + 2, FAR)) == number
+            assert judged.asked(form, (REAL + 3, FAR), "--subuid") == "ERROR:UNKNOWN-ERROR"
+            assert judged.asked(form, (REAL + 3, FAR), "-m") == named
         finally:
             judged.sub_ids()
