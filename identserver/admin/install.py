@@ -92,12 +92,20 @@ def _shipped(name: str) -> str:
     raise IdentError(f"{name} is in none of {', '.join(_folders())}: this installation is not whole")
 
 
-def _folders() -> Iterator[str]:
+def _folders(of: str = "identd") -> Iterator[str]:
     """Yield where the shipped files may be: beside identd.py, or in PREFIX/share of PREFIX/lib/pythonX.Y/…-packages."""
     top = os.path.dirname(SCRIPT)
     yield top
-    yield os.path.normpath(os.path.join(top, "..", "..", "..", "share", "identd"))
-    yield os.path.join(sys.prefix, "share", "identd")
+    yield os.path.normpath(os.path.join(top, "..", "..", "..", "share", of))
+    yield os.path.join(sys.prefix, "share", of)
+
+
+def page(name: str) -> str:
+    """Return the path of a page of the documentation, or the manual page that there is everywhere."""
+    beside, *others = _folders("doc/identd")
+    # A package may have compressed it.
+    found = [os.path.join(folder, name) + end for folder in (f"{beside}/docs", *others) for end in ("", ".gz")]
+    return next((path for path in found if os.path.isfile(path)), "identd(8)")
 
 
 def _enabled(text: str, warm: bool) -> str:

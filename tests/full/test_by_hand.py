@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.containers import header
 from helpers.hosts import until
-from helpers.installed import FROM_DISTRIBUTION
+from helpers.installed import FROM_DISTRIBUTION, PYTHON
 from helpers.machine import ROOT, program, run
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ USERS = ("t-anna", "t-bob")
 
 @pytest.fixture(scope="module")
 def upgraded(clean: Container) -> Container:
-    """A booted Debian on which 1.0.0 was installed as its README says, served, and was then replaced by this version."""
+    """A booted Debian on which 1.0.0 was installed as its README says, served, and was replaced by this version."""
     archive = clean.root / "old.tar"
     run(program("git"), "-C", str(ROOT), "archive", "-o", str(archive), RELEASE_1_0_0)
     clean.run("mkdir /old && tar -C /old -xf /old.tar && rm /old.tar")
@@ -36,7 +36,7 @@ def upgraded(clean: Container) -> Container:
     # 1.0.0 had its units run as a user that the administrator makes.
     clean.run("useradd --system --no-create-home --shell /usr/sbin/nologin identd")
     clean.run(f"cd /old && umask 022 && {FROM_DISTRIBUTION}")
-    clean.run("cd /old && cp systemd/* /etc/systemd/system/ && systemctl daemon-reload && systemctl start identd.socket")
+    clean.run("cp /old/systemd/* /etc/systemd/system/ && systemctl daemon-reload && systemctl start identd.socket")
     assert clean.ask("t-anna") == ":USERID:UNIX:t-anna"
     assert clean.run("/opt/identd/bin/identd --version") == "identd 1.0.0"
     clean.run("systemctl stop identd.socket")
@@ -94,6 +94,16 @@ def test_stopped_and_started(served: tuple[Container, str]) -> None:
         assert debian.ask("t-bob") == ":USERID:UNIX:t-bob"
 
 
+#: A client that connects and says nothing; and what lists the processes that wait for such.
+SILENT = 'import socket; socket.create_connection(("127.0.0.1", 113), 60).recv(1)'
+SINGLE = "pgrep -f '[/]opt/identd/bin/identd'"
+
+
+def until_gone(debian: Container, pids: str) -> None:
+    """Wait until processes have ended."""
+    until(lambda: debian.run(f"ps -o pid= -p {','.join(pids.split())}", check=False) == "")
+
+
 def test_crashed(served: tuple[Container, str]) -> None:
     """After seven crashes, of either form, the next query is answered."""
     debian, form = served
@@ -103,11 +113,11 @@ def test_crashed(served: tuple[Container, str]) -> None:
             pid = debian.run("systemctl show -P MainPID identd-wait.service")
         else:
             # A client that says nothing has a process wait, which is then killed.
-            debian.run("sh -c 'sleep 60 | timeout 60 bash -c \"exec 3<>/dev/tcp/127.0.0.1/113; cat <&3\"' >/dev/null 2>&1 &")
-            until(lambda: debian.run("pgrep -f '[/]opt/identd/bin/identd'", check=False) != "")
-            pid = debian.run("pgrep -f '[/]opt/identd/bin/identd' | tr '\\n' ' '")
+            debian.run(f"timeout 60 {PYTHON} -c '{SILENT}' >/dev/null 2>&1 &")
+            until(lambda: debian.run(SINGLE, check=False) != "")
+            pid = " ".join(debian.run(SINGLE).split())
         debian.run(f"kill -SEGV {pid}")
-        until(lambda gone=pid: not any(debian.run(f"ls -d /proc/{one}", check=False) for one in gone.split()))
+        until_gone(debian, pid)
     assert debian.ask("t-anna") == ":USERID:UNIX:t-anna"
     assert debian.state(f"{form}.socket") == ["active"]
     debian.run("systemctl reset-failed", check=False)
@@ -124,12 +134,11 @@ def test_installed_service(upgraded: Container) -> None:
 
 
 def test_removed(upgraded: Container) -> None:
-    """README's lines of removal leave no file, unit or process, and the port free."""
-    readme = (ROOT / "README.md").read_text()
-    (line,) = (one for one in readme.splitlines() if one.startswith("systemctl disable --now 'identd*.socket'"))
-    upgraded.run(line)
+    """The lines of removal leave no file, unit or process, and the port free."""
+    page = (ROOT / "docs" / "migrating.md").read_text().partition("## Removal")[2]
+    upgraded.run(page.partition("```sh\n")[2].partition("```")[0])
     assert upgraded.run("ss -Hltn sport = :113") == ""
     listed = "find / -xdev -path /proc -prune -o -path /identd -prune -o -path /old -prune -o -name '*identd*' -print"
-    left = [path for path in upgraded.run(listed).splitlines() if "identd-test" not in path and "/packages/" not in path]
-    assert [path for path in left if not path.startswith(("/tmp/", "/var/tmp/", "/run/"))] == []
-    assert upgraded.run("pgrep -f '[/]opt/identd'", check=False) == ""
+    left = [path for path in upgraded.run(listed).splitlines() if "identd-test" not in path]
+    assert [path for path in left if not path.startswith(("/tmp/", "/var/tmp/", "/run/", "/packages/"))] == []
+    assert upgraded.run("pgrep -f '[/]opt/identd/'", check=False) == ""
