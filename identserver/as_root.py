@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 _MAX_REQUEST = 4096 + 128
 
 
-def lookups(options: Options, load: Callable[[], System | None]) -> Lookups:
+def lookups(options: Options, load: Callable[[], System | None], configured: bool) -> Lookups:
     """Do as root what only root may do, give root up for good, and return what looks queries up.
 
-    Where a sandbox keeps root, nobody is named.
+    Where a sandbox keeps root, nobody is named. :param configured: whether owners' files may matter.
 
     :raises UsageError: root can't be given up. :raises OSError: there is no process to be had.
     """
@@ -50,7 +50,7 @@ def lookups(options: Options, load: Callable[[], System | None]) -> Lookups:
     if options.debug:
         from lookup.kernel import causes  # noqa: F401
     fetch = None
-    if options.reply_all is None and (options.requires_system_file or os.path.lexists(options.system_file)):
+    if configured:
         fetch = OwnersReader().fetch
         load = _loaded(load)
     try:

@@ -50,25 +50,51 @@ def fetch(
     :param become: as `read_and_end` has it.
     :raises IdentError: that could not be found out; among other things, not in time.
     """
-    child = 0
-    try:
-        reader, writer = os.pipe()
+    return Reading(uid, home, also, become).result()
+
+
+class Reading:
+    """A child that reads an owner's files, while this process does something else."""
+
+    def __init__(
+        self, uid: int, home: str, also: user_file.Also | None, become: Callable[[int], object] | None = None
+    ) -> None:
+        """Arguments, and what is raised, are those of `fetch`."""
+        self._uid = uid
+        #: What `fetch` was asked for.
+        self.about = uid, home, also
         try:
-            child = os.fork()
-            if child == 0:
-                read_and_end(uid, home, also, writer, become)
-            _children.append(child)
+            self._fd, writer = os.pipe()
+            try:
+                child = os.fork()
+                if child == 0:
+                    read_and_end(uid, home, also, writer, become)
+                _children.append(child)
+            except OSError:
+                os.close(self._fd)
+                raise
+            finally:
+                os.close(writer)
+        except OSError as error:
+            # EMFILE, ENFILE, ENOMEM, EAGAIN: no descriptors, no memory, no processes.
+            raise IdentError(f"nobody reads the owner's file: {error.strerror}", uid) from None
+
+    def result(self) -> user_file.Fetched:
+        """Return what the files hold, once. See `fetch`."""
+        try:
+            return outcome(read_all(self._fd), self._uid)
+        except OSError as error:
+            # EIO, ENOMEM: see poll(2) and read(2).
+            raise IdentError(f"nobody reads the owner's file: {error.strerror}", self._uid) from None
         finally:
-            os.close(writer)
-            data = b"" if not child else read_all(reader)
-            os.close(reader)
-    except OSError as error:
-        # EMFILE, ENFILE, ENOMEM, EAGAIN: no descriptors, no memory, no processes.
-        raise IdentError(f"nobody reads the owner's file: {error.strerror}", uid) from None
-    finally:
-        if child:
+            self.close()
+
+    def close(self) -> None:
+        """Wait no longer, and end the child if that is possible."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
             end(_children)
-    return outcome(data, uid)
 
 
 def read_and_end(
@@ -95,6 +121,7 @@ def read_and_end(
             data = b"-" + f"the owner's file could not be read: {error}".encode("utf-8", "replace")
         while data:
             data = data[os.write(fd, data) :]
+        os.close(fd)  # that is what is waited for, and the end of a process takes 1 ms
     finally:
         os._exit(0)
 

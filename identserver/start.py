@@ -157,11 +157,12 @@ def _lookups(options: Options) -> Lookups:
 
         kept = keep_key(options)
         drop_privileges(options.user, options.group)
+    configured = options.reply_all is None and (options.requires_system_file or os.path.lexists(options.system_file))
     if os.geteuid() != 0:
-        return Lookups(load, form=options.form)
+        return Lookups(load, form=options.form, ahead=configured)
     from . import as_root  # only for root
 
-    return as_root.lookups(options, load)
+    return as_root.lookups(options, load, configured)
 
 
 def shield_the_peer() -> bool:

@@ -87,8 +87,6 @@ def answer(
         return (_nobodys(login[1], owner, facts) if login[0] == "OTHER" else None) or Answer.about(owner, *login)
     from .config import policy  # only where there is a system file
 
-    hosts = system.hosts
-
     def forward(host: str, port: int) -> bytes | str | Unknown:
         return facts.forward(host, port, serverAddress[1], clientAddress[1], arrival)
 
@@ -102,7 +100,7 @@ def answer(
         facts.uid_of,
         forward,
         resolve=facts.addresses,
-        resolve_rule=lambda name, octets: hosts.addresses(name, octets, facts.addresses),
+        resolve_rule=lambda name, octets: system.hosts.addresses(name, octets, facts.addresses),
     )
     return _decided(decision, login, owner, facts, form)
 
@@ -247,6 +245,11 @@ class Facts:
             except IdentError as error:
                 return Unknown(error.detail)
         return self._login
+
+    @property
+    def home(self) -> str:
+        """The owner's home directory, once `login` was asked for; ``""``: they have none."""
+        return self._home
 
     def formatted(self, form: str, login: str) -> str | Unknown:
         """Return what a form makes of the owner (`formats.expand`); it is always the same form."""

@@ -13,7 +13,6 @@ from helpers.machine import NOBODY, only_root
 
 from lookup.config import key
 from lookup.config.blocks import System
-from lookup.config.names import Hosts
 from lookup.config.pseudonym import Form, Pseudonyms
 from lookup.connection import IdentError, Unknown
 from lookup.users import names
@@ -118,7 +117,7 @@ def test_the_key_of_a_unit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_key_that_can_not_be_read_again(path: Path) -> None:
     """What was read as root counts for as long as it can't be read anew; a new key counts at once."""
-    system = System("f", Hosts())
+    system = System("f")
     old = Pseudonyms(bytes(32))
     assert key.unlock(system, str(path), old).pseudonyms is None  # type: ignore[union-attr]
     system.needs_key = True

@@ -1,4 +1,4 @@
-"""Which clients are let in, who must leave when it is full, and when is a listening socket given up?"""
+"""Which clients are let in, how is room made when it is full, and when is a listening socket given up?"""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Acceptor:
         self._limit = self._most
 
     def _make_room(self, reason: str) -> bool:
-        """End the connection that has waited longest without sending a whole query; say whether there was one."""
+        """End the connection that can be missed most; say whether there was one."""
         self._complain(reason)
         first = self._deadlines.first_to_go()
         if first is None:

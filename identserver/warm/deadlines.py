@@ -1,4 +1,4 @@
-"""Which connection has to come to its end, and when?"""
+"""When does a connection have to come to its end, and which one is the first to go when it is full?"""
 
 from __future__ import annotations
 
@@ -61,7 +61,10 @@ class Deadlines:
         return min(firsts, default=float("inf"))
 
     def first_to_go(self) -> Expiring | None:
-        """Return the connection that can be missed most: the one that has waited longest without a whole query."""
+        """Return the connection that can be missed most; None: none can.
+
+        First those that have their reply, then those without a whole query; of them the one that has waited longest.
+        """
         for line in (self._lingering, self._waiting):
             if line:
                 return next(iter(line))

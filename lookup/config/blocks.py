@@ -297,13 +297,14 @@ class System:
     """
 
     __slots__ = (
-        "default", "doubtful", "hosts", "missing", "needs_key", "notices", "older", "path", "pseudonyms", "sections",
+        "_hosts", "default", "doubtful", "missing", "needs_key", "notices", "older", "path", "pseudonyms", "sections",
         "twice", "users",
     )  # fmt: skip
 
-    def __init__(self, path: str, hosts: Hosts) -> None:
+    def __init__(self, path: str, hosts: Hosts | None = None) -> None:
+        """:param hosts: what is remembered so far; None: nothing."""
         self.path = path
-        self.hosts = hosts
+        self._hosts = hosts
         self.default: list[Range] | None = None
         self.sections: list[Section] = []
         self.users: dict[int, list[Range]] = {}
@@ -313,6 +314,14 @@ class System:
         self.missing: list[Notice] = []
         self.needs_key = self.older = False
         self.pseudonyms: Pseudonyms | Unknown | None = None
+
+    @property
+    def hosts(self) -> Hosts:
+        if self._hosts is None:
+            from .names import Hosts  # only where names of hosts are looked up
+
+            self._hosts = Hosts()
+        return self._hosts
 
     def assign(self, uids: Uids) -> list[tuple[Section, Section]]:
         """Give each block to the user who has its name now; return the pairs that are one user's.

@@ -28,7 +28,7 @@ from ..connection import ConfigError, Unknown
 from ..users import database
 from ..users.names import LAST_UID
 from .blocks import EVERYWHERE, Range, Section, System, UserBlock
-from .names import Hosts, Resolver
+from .names import Resolver
 from .parser import BLOCKS, CAPABILITIES, DEFAULTS, NEW, STATEMENTS, Parser
 from .words import BYTE_ORDER_MARK, Notice, shown
 
@@ -169,7 +169,7 @@ class _SystemFile(Parser):
 
     def __init__(self, data: bytes, path: str) -> None:
         super().__init__(data, path)
-        self.system = System(path, Hosts())
+        self.system = System(path)
         self.system.notices = self.notices
         self.inherited = 0
         #: Whether each block is taken for itself, though another one says the same.

@@ -29,9 +29,21 @@ def load(path: str, required: bool, notices: list[Notice] | None = None) -> Syst
     except OSError as error:
         # EACCES, EISDIR, EIO ...: who may do what is not known.
         raise ConfigError(path, 0, 0, error.strerror or str(error)) from None
-    from .grammar import parse_system  # 2 ms, and only where there is a file
+    if _says_nothing(data):
+        from .blocks import System
+
+        return System(path)
+    from .grammar import parse_system  # 2 ms, and only where there is something to parse
 
     return parse_system(data, path, notices=notices)
+
+
+def _says_nothing(data: bytes) -> bool:
+    """Return whether a file has nothing but blank lines, and lines that are comments (`words.TOKEN`).
+
+    ``True`` is always right: what else says nothing is left to the grammar.
+    """
+    return all(line.strip(b" \t\r")[:1] in (b"", b"#") for line in data.split(b"\n"))
 
 
 def look_up_again(system: System) -> System:

@@ -13,8 +13,6 @@ import time
 
 from ..connection import ConfigError, IdentError, Unknown, pack, unpack
 from .blocks import EVERYWHERE, NOIDENT, UNREAD, Statement, UserBlock
-from .grammar import parse_user
-from .words import Words
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -162,7 +160,7 @@ class Unusable(Exception):
 
 
 def fetch(
-    uid: int, home: str, kept: Callable[[str], str] | None = None, parse: Parse = parse_user, also: Also | None = None
+    uid: int, home: str, kept: Callable[[str], str] | None = None, parse: Parse | None = None, also: Also | None = None
 ) -> Fetched:
     """Read the file of a user that counts, with the privileges that the process has. No host name is resolved.
 
@@ -174,7 +172,7 @@ def fetch(
     :param uid: the owner's: the file must be theirs (after following links).
     :param home: their home directory; ``""`` or a relative one: they have none.
     :param kept: returns what keeps another reader from a file (``""``: nothing does), to find what that reader would.
-    :param parse: `grammar.parse_user`, or what remembers its results.
+    :param parse: what does as `grammar.parse_user` does, which it is unless given.
     :param also: for which connection other files are looked at, too; None: for none.
     :raises IdentError: what the file says could not be found out.
     """
@@ -279,7 +277,7 @@ def parse(fetched: Fetched, notices: list[Notice] | None = None) -> UserFile:
         found.blocks = fetched.blocks
     elif fetched.content is not None:
         try:
-            found.blocks = parse_user(fetched.content, fetched.path, notices)
+            found.blocks = _parse_user(fetched.content, fetched.path, notices)
         except ConfigError as error:
             found.error = error
             found.notes.append((True, str(error)))
@@ -292,6 +290,8 @@ def _block(what: str, path: str, reply: bytes) -> UserBlock | Unknown:
     """Return what a file comes to that holds nothing but a reply, or nothing at all."""
     if what.endswith(UNREAD):
         return Unknown(_decode(reply))
+    from .words import Words  # few users have such files
+
     words = Words(b"", path)
     statement = Statement("hide", (), words, 0) if what == NOIDENT else Statement("reply", (reply,), words, 0)
     return UserBlock(EVERYWHERE, statement, words, 0)
@@ -316,7 +316,13 @@ def is_hidden(path: str, home: str, uid: int) -> bool:
         raise IdentError(f"{path}: whether it is hidden from this process: {error.strerror}", uid) from None
 
 
-def _read_whole(path: str, uid: int, fetched: Fetched, parse: Parse) -> None:
+def _parse_user(content: bytes, path: str, notices: list[Notice] | None = None) -> list[UserBlock]:
+    from .grammar import parse_user  # many users have no file
+
+    return parse_user(content, path, notices)
+
+
+def _read_whole(path: str, uid: int, fetched: Fetched, parse: Parse | None) -> None:
     """Read one file, again and again while somebody writes it, until its content parses and says something.
 
     If none does in time, the content that counts is the first one that does not parse: it is an error.
@@ -328,7 +334,7 @@ def _read_whole(path: str, uid: int, fetched: Fetched, parse: Parse) -> None:
         if content in errors:
             continue
         try:
-            blocks = parse(content, path)
+            blocks = (parse or _parse_user)(content, path)
         except ConfigError:
             errors[content] = True
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from _bisect import bisect_left, bisect_right  # all of `bisect`, which is a module more
 
 from ..connection import ConfigError
 

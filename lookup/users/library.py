@@ -1,4 +1,4 @@
-"""What does one service's own library say of a user?
+"""Does one service (LDAP, say) have no such user, or could it not be asked, as its own library says?
 
 Each service of nsswitch.conf(5) has a library that the C library asks. It says what the C library keeps to itself:
 whether the service has no such user, or could not be asked.

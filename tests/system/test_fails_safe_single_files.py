@@ -77,6 +77,23 @@ def test_a_file_system_that_never_answers(hers: Resident, query: bytes, who: dic
         assert 1 <= len([thread for thread in stuck() if thread not in before]) <= FEW
 
 
+@FORMS
+def test_a_file_that_does_not_matter_is_not_waited_for(hers: Resident, query: bytes, who: dict[str, Any]) -> None:
+    """D2. Where everything is forced, nobody waits for her file system; on one connection with many queries, too."""
+    hers.write("global { hide }", hers.other_file)
+    before = stuck()
+    text = "default { default { force hide } }"
+    with system_file(text) as path, silence(hers.other_file.parent, hers.uid, hers.gid):
+        began = time.monotonic()
+        with handler("-C", str(path), "--multi-query", **who) as one:
+            one.client.sendall(6 * (query + b"\r\n"))
+            one.client.shutdown(socket.SHUT_WR)
+            assert one.read() == 6 * (query + b":ERROR:HIDDEN-USER\r\n")
+            assert one.status() == 0
+        assert time.monotonic() - began < DEADLINE
+        assert len([thread for thread in stuck() if thread not in before]) <= FEW
+
+
 #: Sends a signal to whatever is hers, if it is younger than this process.
 HUNT = """
 import os, signal, time
