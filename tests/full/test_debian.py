@@ -145,7 +145,7 @@ def test_the_warm_process(debian: Container) -> None:
     until(lambda: pid_of(debian) not in ("0", pid))
     debian.run("systemctl stop identd-wait.service")
     assert debian.ask() == ":USERID:UNIX:root"
-    debian.run("systemctl restart identd-wait.socket")
+    debian.run("systemctl stop identd-wait.socket; systemctl start identd-wait.socket")
     assert debian.ask() == ":USERID:UNIX:root"
     pid = pid_of(debian)
     debian.run("dpkg -i /packages/identd_*.deb")
