@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from helpers.hosts import until
+from helpers.machine import ROOT, program, run
 from helpers.releases import USERS, install
 
 if TYPE_CHECKING:
@@ -160,6 +161,27 @@ def test_the_warm_process(debian: Container) -> None:
 def pid_of(container: Container) -> str:
     """Return the pid of the warm process; "0": there is none."""
     return container.run("systemctl show -P MainPID identd-wait.service")
+
+
+def test_upgraded_while_it_serves(debian: Container) -> None:
+    """The socket stays as it is, and open: the next query is the new version's."""
+    show = "systemctl show -P ActiveEnterTimestampMonotonic identd.socket"
+    before = debian.run(show)
+    assert debian.ask() == ":USERID:UNIX:root"
+    debian.run("dpkg -i /packages/identd_*.deb")
+    assert debian.ask() == ":USERID:UNIX:root"
+    assert debian.run(show) == before
+
+
+def test_autopkgtests(debian: Container) -> None:
+    """What Debian's own machinery runs after a change of the package's or of what it needs."""
+    copied = debian.root / "source"
+    run(program("git"), "clone", "-q", str(ROOT), str(copied))
+    said = debian.run("cd / && timeout 110 autopkgtest -U --no-built-binaries /source/ -- null 2>&1", check=False)
+    debian.run("systemctl start identd.socket")
+    assert re.findall(r"^(answers|by-hand) +(\w+)", said, re.MULTILINE)[-2:] == [
+        ("answers", "PASS"), ("by-hand", "PASS"),
+    ], said  # fmt: skip
 
 
 def test_oidentd_and_back(debian: Container) -> None:
