@@ -151,6 +151,22 @@ def test_a_service_for_this_installation(server: str, warm: list[str]) -> None:
         assert f"{text.split()[4]} {text.split()[3]}" == f"nobody {'wait' if warm else 'nowait.10000'}"
 
 
+@pytest.mark.parametrize(("server", "path"), [("runit", "sv/identd/run"), ("openrc", "init.d/identd")])
+def test_supervisors(server: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written for a supervisor is a program that starts this very installation, and stays its child."""
+    for folder in ("sv", "init.d"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setattr(install, "_RUNIT", str(tmp_path / "sv"))
+    monkeypatch.setattr(install, "_OPENRC", str(tmp_path / "init.d"))
+    options = Options()
+    options.install_service, options.write = server, True
+    assert install.install_service(options) == install.install_service(options) == 0
+    written = tmp_path / path
+    assert written.stat().st_mode & 0o777 == 0o755
+    assert f"-I {ROOT / 'identd.py'} --foreground" in written.read_text()
+    assert subprocess.run(["sh", "-n", str(written)], check=False).returncode == 0
+
+
 def test_services_that_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--write writes what is printed otherwise, over an older file, as a whole; inetd.conf it never writes."""
     monkeypatch.setattr(install, "_SYSTEMD", str(tmp_path))
