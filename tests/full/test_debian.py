@@ -212,7 +212,9 @@ def test_autopkgtests(debian: Container) -> None:
     """What Debian's own machinery runs after a change of the package's or of what it needs."""
     copied = debian.root / "source"
     run(program("git"), "clone", "-q", str(ROOT), str(copied))
-    said = debian.run("cd / && timeout 110 autopkgtest --no-built-binaries /source/ -- null 2>&1", check=False)
+    # To Debian 13's autopkgtest a container is no machine; this one has an init, and a network of its own.
+    command = "autopkgtest --no-built-binaries --ignore-restrictions=isolation-machine /source/ -- null"
+    said = debian.run(f"cd / && timeout 110 {command} 2>&1", check=False)
     debian.run("systemctl start identd.socket")
     assert re.findall(r"^(answers|by-hand) +(\w+)", said, re.MULTILINE)[-2:] == [
         ("answers", "PASS"), ("by-hand", "PASS"),
