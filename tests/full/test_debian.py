@@ -184,14 +184,16 @@ def test_under_runit(debian: Container) -> None:
 def test_under_openrc(debian: Container) -> None:
     """The service that --install-service writes is started and stopped; its supervisor lives through a crash."""
     debian.run("systemctl stop identd.socket; identd --install-service openrc --write")
-    # OpenRC has not booted this system; it wants to see that it had.
-    debian.run("mkdir -p /run/openrc && touch /run/openrc/softlevel && sed -i 's/need net/:/' /etc/init.d/identd")
+    # OpenRC has not booted this system; it wants to see that it had, and would start the network.
+    folders = "starting started stopping stopped inactive wasinactive failed hotplugged daemons options exclusive"
+    debian.run(f"mkdir -p /run/openrc/tmp && cd /run/openrc && mkdir -p {folders} scheduled init.d && touch softlevel")
+    debian.run("sed -i 's/need net/:/' /etc/init.d/identd")
     try:
         debian.run("rc-service identd start >/dev/null 2>&1")
         for _ in range(2):
             until(lambda: debian.run("ss -Hltn sport = :113") != "")
             assert debian.ask("t-anna") == ":USERID:UNIX:t-anna"
-            debian.run("pkill -SEGV -f '[-]I /usr/sbin/identd --foreground'")
+            debian.run("pkill -SEGV -f '^/usr/bin/python3 -I /usr/sbin/identd'")
     finally:
         debian.run("rc-service identd stop; rm /etc/init.d/identd", check=False)
         until(lambda: debian.run("ss -Hltn sport = :113") == "")
