@@ -206,7 +206,7 @@ TABLE = (
     Option("", "reveal", "say whom a pseudonym stands for", ONE, "NAME", ours=True),
     Option("", "asker", "with --reveal: who was told a pseudonym per-asker", ONE, "ADDRESS", address, ours=True),
     Option("", "date", "with --reveal: when a daily pseudonym was told, in UTC", ONE, "YYYY-MM-DD", date, ours=True),
-    Option("", "install-service", "print the file with which systemd, xinetd or inetd starts this installation", ONE,
+    Option("", "install-service", "print what has systemd, xinetd, inetd, runit or openrc start this installation", ONE,
            "SERVER", ours=True),
     Option("", "warm", "with --install-service: one process for all queries", ours=True),
     Option("", "write", "with --install-service: write the file, in place of printing it", ours=True),

@@ -7,7 +7,7 @@ import platform
 from lookup.connection import IdentError
 
 from .. import __version__
-from . import fresh, installation, masquerade, needs, obstacles, port, strays
+from . import fresh, install, installation, masquerade, needs, obstacles, port, strays
 from .files import check_files
 from .printing import WARNING, WRONG, begin, finish, line_of_its_own, row, rows, show
 
@@ -78,6 +78,7 @@ def _verdict() -> int:
             line_of_its_own("no true answer" if "wrong" in labels else "no true answer about everybody", WRONG)
         else:
             line_of_its_own(f"not well: {len(labels)} error{'s' * (len(labels) > 1)}, see above", WRONG)
+        line_of_its_own(f"what helps, by symptom: {install.page('trouble.md')}")
         return 1
     line_of_its_own("the answer is true")
     if warnings:

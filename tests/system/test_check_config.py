@@ -105,7 +105,7 @@ def test_an_error(config: Path, text: str, expected: str) -> None:
     assert (stderr, status) == ("", 1)
     assert any(line.startswith(f"error: {config}:{expected}") for line in lines), lines
     assert "the answer is true" not in lines
-    assert lines[-1] == "not well: 1 error, see above"
+    assert lines[-2] == "not well: 1 error, see above"
 
 
 def test_a_file_that_is_missing(config: Path) -> None:
