@@ -51,13 +51,13 @@ def number(text: str) -> int:
 
 def port(text: str) -> int:
     """Return the port that a number or a service's name is. :raises Refused: it is neither."""
-    found = port_number(text.encode())
+    found = port_number(text.encode("utf-8", "surrogateescape"))
     if not found:
         from socket import getservbyname
 
         try:
             found = getservbyname(text, "tcp")
-        except OSError:  # no errno: there is no such service
+        except (OSError, ValueError):  # no errno: there is no such service. ValueError: it is no text
             raise Refused(f"a port from 1 to 65535 or a service's name, not '{text}'") from None
     return found
 

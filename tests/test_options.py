@@ -68,6 +68,13 @@ def test_both_readers_agree(argv: list[str]) -> None:
     assert settings(options.read(argv)) == expected
 
 
+@pytest.mark.parametrize("words", [["-p", "\udcff"], ["--port=ssh\udcc3"], ["-f\udcff"], ["--forward-last=\udcff"]])
+def test_a_port_that_is_no_text(words: list[str]) -> None:
+    """Octets that are no UTF-8 are no port, and that is said as of any other."""
+    with pytest.raises(UsageError, match="takes a port from 1 to 65535"):
+        options.read(words)
+
+
 def test_two_hyphens_as_an_argument() -> None:
     """An argument that is "--" is an argument, as getopt_long(3) has it."""
     assert options.read(["--user", "--", "-q"]).user == "--"
