@@ -14,6 +14,8 @@ from identserver.admin.fresh import SCRIPT
 from identserver.admin.installation import Findings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from helpers.service_files import Etc
 
 pytest_plugins = ["helpers.service_files"]
@@ -23,9 +25,11 @@ COMMAND = f"{sys.executable} -I {SCRIPT}"
 
 
 @pytest.fixture(autouse=True)
-def readable() -> None:
-    """Who serves can read all of it."""
+def readable() -> Iterator[None]:
+    """Who serves can read all of it; and what is shown later is shown to a person again."""
     only_if_others_can_read_it()
+    yield
+    printing.begin(for_program=False)
 
 
 def said(*holders: tuple[str, str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Which input that comes from strangers, users or the kernel breaks what reads it?
 
-One file in ``targets`` for each kind of input, with a function ``check(data)`` that raises where something is wrong, and
-in ``corpus`` a folder of the same name, with octets to begin with. ``python3 -m tests.fuzz --help`` runs them.
+One file in ``targets`` for each kind of input, with a function ``check(data)`` that raises where something is wrong,
+and in ``corpus`` a folder of the same name, with octets to begin with. ``python3 -m tests.fuzz --help`` runs them.
 """
 
 from __future__ import annotations

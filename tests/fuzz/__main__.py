@@ -1,7 +1,7 @@
 """How long is which target run, and what did it find?
 
-``python3 -m tests.fuzz`` runs each target for some seconds, in a process of its own. What is found is written to a file,
-which is given to the target again by ``--once --corpus FOLDER``.
+``python3 -m tests.fuzz`` runs each target for some seconds, in a process of its own. What is found is written to a
+file, which is given to the target again by ``--once --corpus FOLDER``.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def run(target: Path, seconds: int, kept: Path | None) -> int:
         into.mkdir(parents=True, exist_ok=True)
         command = [
             sys.executable, "-m", "tests.fuzz.one", str(target), f"-max_total_time={seconds}",
-            f"-timeout={_SECONDS_OF_ONE}", f"-rss_limit_mb={_MEMORY}", f"-artifact_prefix={Path.cwd()}/found-{target.stem}-",
-            f"-max_len={_MOST_OCTETS.get(target.stem, 4096)}", str(into),
+            f"-timeout={_SECONDS_OF_ONE}", f"-rss_limit_mb={_MEMORY}",
+            f"-artifact_prefix={Path.cwd()}/found-{target.stem}-", f"-max_len={_MOST_OCTETS.get(target.stem, 4096)}", str(into),
             *([str(corpus(target))] if corpus(target).is_dir() else []),
         ]  # fmt: skip
         done = subprocess.run(
