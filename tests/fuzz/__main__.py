@@ -59,7 +59,8 @@ def run(target: Path, seconds: int, kept: Path | None) -> int:
         command = [
             sys.executable, "-m", "tests.fuzz.one", str(target), f"-max_total_time={seconds}",
             f"-timeout={_SECONDS_OF_ONE}", f"-rss_limit_mb={_MEMORY}",
-            f"-artifact_prefix={Path.cwd()}/found-{target.stem}-", f"-max_len={_MOST_OCTETS.get(target.stem, 4096)}", str(into),
+            f"-artifact_prefix={Path.cwd()}/found-{target.stem}-",
+            f"-max_len={_MOST_OCTETS.get(target.stem, 4096)}", str(into),
             *([str(corpus(target))] if corpus(target).is_dir() else []),
         ]  # fmt: skip
         done = subprocess.run(
