@@ -116,6 +116,7 @@ def _serve(requests: socket.socket, kept: int, ids: tuple[int, int] | None) -> N
     """Answer each request in a thread, until the process that asks has ended."""
     try:
         reader.let_go_of_all_but(requests.fileno())
+        os.chdir("/")
         # It ends with whoever asks, which finishes the queries under way.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)

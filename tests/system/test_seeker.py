@@ -16,6 +16,7 @@ import psutil
 import pytest
 from helpers.askers import FORMS
 from helpers.hosts import until
+from helpers.installed import readable_folder
 from helpers.judged import FAR, Judged
 from helpers.machine import NOBODY, ROOT, only_if_others_can_read_it, program
 from helpers.pairs import PATIENCE, Pair, me
@@ -141,6 +142,24 @@ def test_one_alone_is_enough_for_this_hosts_own(judged: Judged, form: str) -> No
         with judged.called(gateway.OUTER, 3128, gateway.THERE) as port:
             judged.within("proxy", "kept.append(listener.accept()[0])")
             assert judged.asked(form, (3128, port), "-m", by=by) == f"USERID:UNIX:{judged.user.pw_name}", judged.log
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_alone_is_enough_for_machines_behind(judged: Judged, form: str) -> None:
+    """CAP_NET_ADMIN: which machine has a connection, whose name a file tells."""
+    gateway = judged.gateway
+    by = " ".join(ambient("CAP_NET_ADMIN"))
+    rule = f"meta l4proto tcp oifname out masquerade to :{OUTSIDE}"
+    with (
+        readable_folder() as folder,
+        gateway.translating(rule),
+        judged.living("behind", gateway.here, NOBODY, image=False),
+    ):
+        judged.dials("behind", gateway.THERE, gateway.HERE)
+        file = folder / "masq"
+        file.write_text(f"{gateway.HERE} boxed UNIX\n")
+        reply = judged.asked(form, (OUTSIDE, FAR), "-m", "--masquerade-file", str(file), by=by)
+        assert reply == "USERID:UNIX:boxed", judged.log
 
 
 UNKNOWN = b":ERROR:UNKNOWN-ERROR\r\n"
