@@ -163,6 +163,12 @@ def test_no_answer(answer: bytes | OSError, kind: type[Exception], said: str) ->
         ANSWER[:8] + b"\2" + ANSWER[9:],  # another sequence number
         ANSWER.replace(b"\x05\0\1\0\6", b"\x05\0\1\0\x11"),  # UDP
         ANSWER.replace(b"\x1a\x0b", b"\x1a\x0c"),  # another connection
+        ANSWER.replace(b"\x34\0\2\x80", b"\x30\0\2\x80"),  # the reply's last port is behind its end
+        ANSWER.replace(b"\x06\0\3\0\xc3\xcb", b"\x05\0\3\0\xc3\xcb"),  # a port of one octet
+        ANSWER.replace(b"\x08\0\1\0\x0a\x5b", b"\x07\0\1\0\x0a\x5b"),  # an address of three
+        ANSWER[:20] + bytes(8) + ANSWER[20:],  # empty space before what it says
+        ANSWER[:20] + ANSWER[20:72] + ANSWER[20:],  # two originals
+        ANSWER.replace(b"\x34\0\2\x80", b"\xf4\0\2\x80"),  # longer than the message
     ],
 )  # fmt: skip
 def test_an_answer_without_sense(answer: bytes) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..options import Options
+    from ..seeker import Seeker
     from .lookups import Lookups
     from .loop import Loop
 
@@ -31,6 +32,9 @@ IDLE_SECONDS = 600.0
 
 #: Seconds that SIGTERM leaves to the queries under way.
 FINISH_SECONDS = 5.0
+
+#: Seconds after which a process of ours that dies is no reason to think that the next one will, too.
+SETTLED_SECONDS = 5.0
 
 #: Seconds for which trouble that was logged is not logged again.
 COMPLAINT_SECONDS = 60.0
@@ -49,6 +53,7 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     seen = reloading.signature(options)
     kept = keep_key(options)
     system = reloading.read(options, kept)
+    seeker = _seeker(options, log)
     drop_privileges(options.user, options.group)
     # Not before: where Python, or its packages, are closed to the user that we became, this fails and is reported.
     from lookup.users.sub_ids import SubIds
@@ -69,9 +74,11 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     if system is not None:
         readers.start()  # while there is one thread
     limit = connection_limit(options.limit)
-    lookups = Lookups(loop, system, limit, complain, readers, sub_ids, options.form)
+    lookups = Lookups(loop, system, limit, complain, readers, sub_ids, options, seeker.ask if seeker else None)
     system_file = reloading.SystemFile(options, seen, system, lookups.in_thread, lookups.use, log, notify, kept)
     server = Server(listeners, options, log, idle, loop, lookups, system_file, complain, limit, notify, parent)
+    if seeker is not None:
+        _watch(seeker, loop, log, (lambda: None) if own else server.stop)
     try:
         server.run()
     finally:
@@ -79,6 +86,33 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
         readers.close()
         if lookups.any_busy:
             os._exit(os.EX_OK)  # a stuck thread would be waited for
+
+
+def _seeker(options: Options, log: Log) -> Seeker | None:
+    """Return who looks behind NAT and into containers: a process that keeps what capabilities we have; None: nobody."""
+    if not options.masquerade:
+        return None
+    from .. import seeker  # only with --masquerade
+
+    return seeker.begin(options, log)
+
+
+def _watch(seeker: Seeker, loop: Loop, log: Log, stop: Callable[[], object]) -> None:
+    """Say when that process has ended, which only one with capabilities can start again.
+
+    Whoever holds the listening socket does, at the next query; not if that would go on and on.
+
+    :param stop: ends this process.
+    """
+    began = time.monotonic()
+
+    def gone() -> None:
+        loop.leave(seeker.fileno())
+        log.write(Log.ERROR, "the process that looks behind NAT has ended: until identd starts again nobody is named")
+        if time.monotonic() - began >= SETTLED_SECONDS:
+            stop()
+
+    loop.when_readable(seeker.fileno(), gone)
 
 
 class Complaints:

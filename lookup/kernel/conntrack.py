@@ -22,13 +22,20 @@ if TYPE_CHECKING:
 
     from ..connection import Address
 
+    _Sizes = dict[int, Any]
+
 _NETLINK_NETFILTER = 12  # linux/netlink.h
 _NFNL_SUBSYS_CTNETLINK = 1 << 8  # linux/netfilter/nfnetlink.h
 _IPCTNL_MSG_CT_NEW, _IPCTNL_MSG_CT_GET = _NFNL_SUBSYS_CTNETLINK | 0, _NFNL_SUBSYS_CTNETLINK | 1
 _NLMSG_ERROR, _NLM_F_REQUEST = 2, 0x1
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port id
 _ERROR = struct.Struct("=i")  # struct nlmsgerr begins with it: a negative errno, or 0
+_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type, with two flags above it
 _TCP = 6
+
+#: Octets of each attribute that is read, by number; or what one holds in turn (`_message` has their names).
+_TUPLE: _Sizes = {1: {1: 4, 2: 4, 3: 16, 4: 16}, 2: {1: 1, 2: 2, 3: 2}, 3: 2}
+_SIZES: _Sizes = {1: _TUPLE, 2: _TUPLE, 4: {1: {1: 1}}, 8: 4, 12: 4, 18: 2}
 
 #: Of the TCP connection as conntrack follows it (linux/netfilter/nf_conntrack_tcp.h).
 STATES = (
@@ -211,6 +218,11 @@ def _check_for_none(number: int) -> None:
 
 def _decoded(data: bytes) -> Entry:
     """Return the entry in a message. :raises Exception: it has none that makes sense."""
+    length = _HEADER.unpack_from(data)[0]
+    if length > len(data):
+        raise ValueError("not a whole message")
+    # After a struct nfgenmsg.
+    _check_whole(data, _HEADER.size + 4, length, _SIZES)
     message = _message()(data)
     message.decode()
     info = message.get_attr("CTA_PROTOINFO")
@@ -224,6 +236,26 @@ def _decoded(data: bytes) -> Entry:
         message.get_attr("CTA_ZONE") or 0,
         message.get_attr("CTA_MARK") or 0,
     )
+
+
+def _check_whole(data: bytes, at: int, end: int, sizes: _Sizes) -> None:
+    """Make sure of attributes: the codec reads past the end of a short one, and takes the first of two.
+
+    :raises ValueError: one is not as the kernel writes it.
+    """
+    seen = set()
+    while at < end:
+        length, number = _ATTRIBUTE.unpack_from(data, at) if at + _ATTRIBUTE.size <= end else (0, 0)
+        number &= 0x3FFF
+        size = sizes.get(number)
+        if not _ATTRIBUTE.size <= length <= end - at or number in seen:
+            raise ValueError("an attribute that is not whole, or there twice")
+        seen.add(number)
+        if isinstance(size, dict):
+            _check_whole(data, at + _ATTRIBUTE.size, at + length, size)
+        elif size is not None and length != _ATTRIBUTE.size + size:
+            raise ValueError(f"an attribute of {length - _ATTRIBUTE.size} octets in place of {size}")
+        at += length + 3 & ~3
 
 
 def _flow(attribute: Any) -> Flow:
