@@ -37,7 +37,9 @@ def said(*holders: tuple[str, str]) -> list[str]:
     printing.begin(for_program=True)
     found = [listeners.Listener("::", 113, 0, 999999999, program, unit) for program, unit in holders]
     set_up.check_set_up(113, found, Findings("nobody", "", ""))
-    return [f"{row.label} {row.text}" for row in printing.rows()]
+    found_rows = printing.rows()
+    printing.begin(for_program=False)
+    return [f"{row.label} {row.text}" for row in found_rows]
 
 
 def xinetd(etc: Etc, old: str = "", new: str = "") -> None:
