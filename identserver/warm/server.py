@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
@@ -53,6 +54,8 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     seen = reloading.signature(options)
     kept = keep_key(options)
     system = reloading.read(options, kept)
+    # Before any other process begins: systemd takes us for the service's main one only if nobody else is init's child.
+    started_us = _fork() if background else -1
     seeker = _seeker(options, log)
     drop_privileges(options.user, options.group)
     # Not before: where Python, or its packages, are closed to the user that we became, this fails and is reported.
@@ -63,7 +66,7 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     from .readers import Readers
 
     if background:
-        log = _go_to_the_background(options)
+        log = _go_to_the_background(options, started_us)
     loop = Loop(lambda error: log_failure(log, error))
     idle = options.idle
     if idle is None:
@@ -230,8 +233,25 @@ def _why_nobody(lookups: Lookups) -> Callable[..., None]:
     return Causes(lookups.in_thread).find
 
 
-def _go_to_the_background(options: Options) -> Log:
-    """Go on as a daemon, as oidentd does (daemon(7)); the process that was started ends well. :raises OSError: no fork.
+def _fork() -> int:
+    """Go on in a child. The process that was started ends as the child does, or well once that goes to the background.
+
+    :return: a pipe to it. :raises OSError: no fork.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        return writer
+    os.close(writer)
+    if os.read(reader, 1):
+        os._exit(os.EX_OK)
+    # It has said why.
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or 1)
+
+
+def _go_to_the_background(options: Options, started_us: int) -> Log:
+    """Go on as a daemon, as oidentd does (daemon(7)). :param started_us: a pipe to the process that now ends well.
 
     :return: the log from here on: standard error leads nowhere, unless it is what ``--nosyslog`` asks for.
     """
@@ -239,8 +259,6 @@ def _go_to_the_background(options: Options) -> Log:
         options.config = os.path.abspath(options.config)
     if not options.listens:
         say(f"standard input is /dev/null: port {options.port} is served, in the background", Log.INFO)
-    if os.fork():
-        os._exit(os.EX_OK)
     os.setsid()
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
@@ -248,4 +266,7 @@ def _go_to_the_background(options: Options) -> Log:
         os.dup2(null, fd)
     if null > 2:
         os.close(null)
+    with contextlib.suppress(OSError):  # EPIPE: it was killed meanwhile
+        os.write(started_us, b"+")
+    os.close(started_us)
     return Log(options)
