@@ -14,6 +14,9 @@ __version__ = "1.1.0"
 #: What the administrator allows, where --config names no other file. oidentd's, because identd takes its place.
 CONFIG = "/etc/oidentd.conf"
 
+#: What is replied about machines behind this one, where --masquerade-file names no other file; oidentd's, too.
+MASQUERADE = "/etc/oidentd_masq.conf"
+
 #: Seconds for one whole query (RFC 1413 section 3 advises 60 to 180).
 QUERY_SECONDS = 60.0
 
@@ -62,7 +65,15 @@ class Options:
     install_service: str | None = None
     warm = False
     write = False
-    ignored: Sequence[str] = ()
+    masquerade = False
+    subuid = False
+    container_reply: str | None = None
+    forward: int | None = None
+    masquerade_first = False
+    forward_last: int | None = None
+    masquerade_file: str | None = None
+    forward_proxy: str | None = None
+    proxy: Sequence[str] = ()
 
     @property
     def system_file(self) -> str:
@@ -78,6 +89,11 @@ class Options:
     def form(self) -> str:
         """What is sent in place of the login name, as `lookup.users.formats` has it; ``""``: the login name."""
         return self.format or ("%U" if self.numeric else "")
+
+    @property
+    def looks_behind(self) -> bool:
+        """Whether owners are looked for behind NAT, in containers, or in ranges of uids."""
+        return self.masquerade or self.subuid
 
     @property
     def listens(self) -> bool:

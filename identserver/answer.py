@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
+    from lookup.behind import Ask
     from lookup.config.blocks import System
     from lookup.config.decision import Decision
     from lookup.config.pseudonym import Pseudonyms
     from lookup.config.user_file import Also, Fetched
     from lookup.config.words import Notice
     from lookup.connection import Address, Arrival, Owner
+    from lookup.machines import Named
     from lookup.owner import Answer, Facts
 
     from .options import Options
@@ -121,11 +123,14 @@ class AnsweringServer(IdentServer):
         if owner:
             self._describe(result.login, owner.uid, result.decision, owner.source)
             if self._log.wants(Log.DEBUG):
-                self._log.write(Log.DEBUG, f"found {owner!r}")
+                self._log.write(Log.DEBUG, "; ".join([*owner.steps, f"found {owner!r}"]))
         system, user = result
-        system = self._options.other or system
-        if self._options.charset:
-            system += "," + self._options.charset
+        if not getattr(result, "as_it_is", False):
+            system = self._options.other or system
+            if self._options.charset:
+                system += "," + self._options.charset
+        if how := getattr(result, "how", ""):
+            self._note = f" ({how})"
         # As login names and arguments were decoded, so that the same octets go out.
         super()._cbLookup((system, os.fsencode(user)), sport, cport)
 
@@ -153,6 +158,8 @@ class AnsweringServer(IdentServer):
     def _describe(self, login: str, uid: int, decision: Decision | None, source: str = "") -> None:
         """Keep for the log who the owner is, and which rule decided. Log what is wrong with their files."""
         who = f"{login}, uid {uid}" if login else f"uid {uid}"
+        if self._owner is not None and self._owner.where:
+            who += f", {self._owner.where}"
         self._about = f"uid {uid}: "
         self._note = f" ({who}, {source})" if source else f" ({who})"
         if decision is not None:
@@ -254,22 +261,29 @@ class Lookups:
     """What looks up the few queries of a process that lives for one connection, or for somebody's lines."""
 
     def __init__(
-        self, load: Callable[[], System | None], fetch: Fetch | None = None, form: str = "", ahead: bool = False
-    ) -> None:
+        self, load: Callable[[], System | None], options: Options, fetch: Fetch | None = None, ask: Ask | None = None,
+        ahead: bool = False,
+    ) -> None:  # fmt: skip
         """:param load: returns what the system file allows (`load_system_file`).
 
         :param fetch: reads an owner's file, where another process has to do that.
-        :param form: what is sent in place of the login name (`Options.form`).
         :param ahead: whether to have the owner's file read while the system file is: there is one, and it takes 2 ms.
+        :param ask: looks behind NAT and into containers, with --masquerade.
         """
         self._ahead = ahead
         self._load = load
-        self._form = form
+        self._form = options.form
+        self._options = options
         self._fetch = fetch
+        self._elsewhere = None
+        if options.looks_behind or options.proxy:
+            from .elsewhere import Elsewhere
+
+            self._elsewhere = Elsewhere(options, ask)
         #: Of the owner that the kernel told last.
         self._uid: int | None = None
 
-    def look_up(self, serverAddress: Address, clientAddress: Address, arrival: Arrival | None) -> Answer:
+    def look_up(self, serverAddress: Address, clientAddress: Address, arrival: Arrival | None) -> Answer | Named:
         """Do all that one query needs. May block for `LOOKUP_SECONDS`. :raises IdentError: nobody can be named."""
         self._uid = None
         try:
@@ -279,12 +293,18 @@ class Lookups:
                 error.uid = self._uid
             raise
 
-    def _look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Answer:
-        import lookup  # what it needs is imported once there is a query to look up
-        from lookup.owner import Facts, answer
+    def _look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Answer | Named:
+        try:
+            owner = self._find(server, client, arrival)
+        except IdentError as error:
+            if self._elsewhere is None:
+                raise
+            return self._elsewhere.answer(error, arrival)
+        from lookup.owner import answer, facts_about
 
-        owner = lookup.find(server, client, arrival)
         self._uid = owner.uid
+        if owner.by_ports:
+            server, client = owner.server, owner.client
         far, read = client if client[0] else owner.client, self._fetch or _fetch
 
         def fetch(uid: int, home: str) -> Fetched:
@@ -295,7 +315,7 @@ class Lookups:
                 return reading.result()
             return read(uid, home, also)
 
-        facts = Facts(owner.uid, fetch)
+        facts = facts_about(owner, fetch)
         reading = _read_ahead(facts, server, far) if self._ahead else None
         try:
             system = self._load()
@@ -306,6 +326,14 @@ class Lookups:
         if isinstance(found, Unknown):
             raise IdentError(found.reason, owner.uid)
         return found
+
+    def _find(self, server: Address, client: Address, arrival: Arrival | None) -> Owner:
+        """Return the owner, behind NAT and in containers too where that is switched on."""
+        import lookup  # what it needs is imported once there is a query to look up
+
+        if self._elsewhere is None:
+            return lookup.find(server, client, arrival)
+        return self._elsewhere.find(server, client, arrival, lookup.find)
 
 
 def _read_ahead(facts: Facts, server: Address, far: Address) -> Reading | None:
@@ -397,10 +425,10 @@ class _OneReply(Ends):
         self.disconnecting = True
 
 
-def reply_line(outcome: Answer | Exception, server: Address, client: Address, options: Options) -> str:
+def reply_line(outcome: Answer | Named | Exception, server: Address, client: Address, options: Options) -> str:
     """Return the line that a client gets for an answer, or for an exception."""
 
-    def given(*_: object) -> Answer:
+    def given(*_: object) -> Answer | Named:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

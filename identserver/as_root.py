@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from lookup.behind import Ask
     from lookup.config.blocks import System
     from lookup.connection import Address, Arrival
     from lookup.owner import Answer
@@ -36,19 +37,26 @@ if TYPE_CHECKING:
 _MAX_REQUEST = 4096 + 128
 
 
-def lookups(options: Options, load: Callable[[], System | None], configured: bool) -> Lookups:
+def lookups(
+    options: Options, load: Callable[[], System | None], configured: bool, ask: Ask | None
+) -> Lookups:  # fmt: skip
     """Do as root what only root may do, give root up for good, and return what looks queries up.
 
     Where a sandbox keeps root, nobody is named. :param configured: whether owners' files may matter.
+    :param ask: see `Lookups`.
 
     :raises UsageError: root can't be given up. :raises OSError: there is no process to be had.
     """
     # Now, because nobody may not be allowed to read root's Python.
-    lookup.import_all()
+    lookup.import_all(options.looks_behind)
     with contextlib.suppress(ImportError):  # without pyroute2, psutil answers
         codec.messages()
     if options.debug:
         from lookup.kernel import causes  # noqa: F401
+    if options.looks_behind or options.proxy:
+        from .elsewhere import Elsewhere
+
+        Elsewhere(options)  # imports what it needs
     fetch = None
     if configured:
         fetch = OwnersReader().fetch
@@ -61,15 +69,15 @@ def lookups(options: Options, load: Callable[[], System | None], configured: boo
         reason = f"root could not be given up: {error.strerror}"
         if not sees_every_uid():
             reason += " in a user namespace"
-        return _Refusals(reason)
-    return Lookups(load, fetch, options.form)
+        return _Refusals(reason, options)
+    return Lookups(load, options, fetch, ask)
 
 
 class _Refusals(Lookups):
     """What looks nothing up, because it would do so as root."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(lambda: None)
+    def __init__(self, reason: str, options: Options) -> None:
+        super().__init__(lambda: None, options)
         self._reason = reason
 
     def look_up(self, serverAddress: Address, clientAddress: Address, arrival: Arrival | None) -> Answer:

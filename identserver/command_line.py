@@ -9,7 +9,20 @@ import argparse
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
-from .options import ADD, IGNORE, MAYBE, NONE, ONE, PRINTS, TABLE, Option, Options, Refused, UsageError, as_getopt_reads
+from .options import (
+    ADD,
+    MAYBE,
+    NONE,
+    ONE,
+    PRINTS,
+    TABLE,
+    Option,
+    Options,
+    Refused,
+    UsageError,
+    as_getopt_reads,
+    complete,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +48,9 @@ def read(argv: Sequence[str], options: Options) -> Options:
         wrong = _wrong_with(option, value)
         if wrong:
             raise UsageError(wrong)
-    return parser().parse_args(argv, namespace=options)
+    parser().parse_args(argv, namespace=options)
+    complete(options)
+    return options
 
 
 def _wrong_with(option: Option | str, value: str | None) -> str:
@@ -76,13 +91,6 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
-class _Ignored(argparse.Action):
-    """Takes an option of oidentd's that has no meaning here, for a warning."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        namespace.ignored = [*namespace.ignored, self.option_strings[-1]]
-
-
 class _Added(argparse.Action):
     """Adds a value to a list."""
 
@@ -92,16 +100,12 @@ class _Added(argparse.Action):
 
 def _settings(option: Option) -> dict[str, Any]:
     """Return what argparse's add_argument takes for one row of the table."""
-    settings: dict[str, Any] = {"help": option.help or argparse.SUPPRESS}
-    if option.becomes == IGNORE:
-        settings["action"] = _Ignored
-    elif option.becomes == ADD:
+    settings: dict[str, Any] = {"help": option.help}
+    if option.becomes == ADD:
         settings["action"] = _Added
     if option.takes in (ONE, MAYBE):
         settings["type"] = option.convert
         settings["metavar"] = option.metavar or None
-    elif option.becomes == IGNORE:
-        settings["nargs"] = 0
     else:
         settings["action"] = "store_true"
     if option.takes == MAYBE:

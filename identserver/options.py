@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from lookup.connection import IDENT_PORT, is_token, pack, port_number
 
-from . import CONFIG
+from . import CONFIG, MASQUERADE
 from . import Options as Options  # whoever knows options knows them from here
 from . import UsageError as UsageError
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 #: Whether an option takes an argument; MAYBE: only an attached one.
 NONE, ONE, MAYBE = 0, 1, 2
 
-#: What becomes of an option: its value is kept, added to a list, or the option is ignored with a warning.
-KEEP, ADD, IGNORE = "keep", "add", "ignore"
+#: What becomes of an option: its value is kept, or added to a list.
+KEEP, ADD = "keep", "add"
 
 
 def seconds(text: str) -> float:
@@ -85,6 +85,24 @@ def address(text: str) -> str:
     return text
 
 
+def header(text: str) -> str:
+    """Return the form of a header that says who asks. :raises Refused: it is none."""
+    if text not in ("proxy", "proxy2"):
+        raise Refused(f"proxy or proxy2, not '{text}'")
+    return text
+
+
+def gateway(text: str) -> str:
+    """Return an address, a network or a host name. :raises Refused: it is none."""
+    from lookup.config.names import Names
+
+    try:
+        Names.network(text.encode("utf-8", "surrogateescape"))
+    except ValueError as error:
+        raise Refused(f"an address, a network or a host name, not '{text}' ({error})") from None
+    return text
+
+
 def form(text: str) -> str:
     """Return what is to be sent in place of the login name. :raises Refused: it has letters that mean nothing."""
     from lookup.users.formats import parts
@@ -109,6 +127,10 @@ def date(text: str) -> str:
     return text
 
 
+#: Options that oidentd 2 had and oidentd 3 has not.
+OLDER = 2
+
+
 class Refused(ValueError):
     """An option's argument can't be taken; the text says what the option takes."""
 
@@ -118,15 +140,15 @@ class Option:
 
     ``letter``: the short name, or ``""``; ``name``: the long one. ``takes``: `NONE`, `ONE` or `MAYBE` an argument,
     which help calls ``metavar`` (``""``: as the option). ``convert``: makes a value of it. ``missing``: the value
-    where a `MAYBE` has none. ``becomes``: `KEEP`, `ADD` or `IGNORE`. ``help``: ``""`` hides it. ``ours``: oidentd 3
-    does not have it.
+    where a `MAYBE` has none. ``becomes``: `KEEP` or `ADD`. ``ours``: oidentd 3 does not have it (`OLDER`: but
+    oidentd 2 has).
     """
 
     __slots__ = ("becomes", "convert", "help", "letter", "metavar", "missing", "name", "ours", "takes")
 
     def __init__(
         self, letter: str, name: str, help: str, takes: int = NONE, metavar: str = "", convert: Convert = str, *,
-        missing: str = "", becomes: str = KEEP, ours: bool = False,
+        missing: str = "", becomes: str = KEEP, ours: int = 0,
     ) -> None:  # fmt: skip
         self.letter = letter
         self.name = name
@@ -184,15 +206,25 @@ TABLE = (
     Option("", "reveal", "say whom a pseudonym stands for", ONE, "NAME", ours=True),
     Option("", "asker", "with --reveal: who was told a pseudonym per-asker", ONE, "ADDRESS", address, ours=True),
     Option("", "date", "with --reveal: when a daily pseudonym was told, in UTC", ONE, "YYYY-MM-DD", date, ours=True),
-    Option("", "install-service", "print the file with which systemd, xinetd or inetd starts this installation", ONE,
+    Option("", "install-service", "print what has systemd, xinetd, inetd, runit or openrc start this installation", ONE,
            "SERVER", ours=True),
     Option("", "warm", "with --install-service: one process for all queries", ours=True),
     Option("", "write", "with --install-service: write the file, in place of printing it", ours=True),
-    Option("m", "masquerade", "", becomes=IGNORE),
-    Option("M", "masquerade-first", "", becomes=IGNORE),
-    Option("f", "forward", "", MAYBE, "", port, missing=str(IDENT_PORT), becomes=IGNORE),
-    Option("", "forward-last", "", MAYBE, "", port, missing=str(IDENT_PORT), becomes=IGNORE, ours=True),
-    Option("P", "proxy", "", ONE, becomes=IGNORE),
+    Option("m", "masquerade", "find the owner also behind this host's NAT and in containers"),
+    Option("", "subuid", "a uid without a login name is of the user in whose range in /etc/subuid it lies", ours=True),
+    Option("", "container-reply", "what a container's user is called who has no name here (default: the uid, as OTHER)",
+           ONE, "NAME", reply, ours=True),
+    Option("f", "forward", "as -m; a machine behind this one is asked, on this port (default"
+           f" {IDENT_PORT})", MAYBE, "PORT", port, missing=str(IDENT_PORT)),
+    Option("M", "masquerade-first", "as -f, but only where the file has no entry for that machine"),
+    Option("", "forward-last", "as -M, with the port that -f takes", MAYBE, "PORT", port, missing=str(IDENT_PORT),
+           ours=OLDER),
+    Option("", "masquerade-file", f"what is replied about machines behind this one (default {MASQUERADE})", ONE, "FILE",
+           ours=True),
+    Option("", "forward-proxy", "tell those machines who asks, by a header: proxy (default) or proxy2", MAYBE, "FORM",
+           header, missing="proxy", ours=True),
+    Option("P", "proxy", "a gateway that translates addresses, or a network of such: it may ask by ports alone"
+           " (repeatable)", ONE, "ADDRESS", gateway, becomes=ADD),
 )  # fmt: skip
 
 #: What `command_line` alone does: argparse prints it and ends the process.
@@ -213,7 +245,23 @@ def read(argv: Sequence[str]) -> Options:
     except NotPlain:
         from . import command_line  # argparse takes 16 ms
 
-        options = command_line.read([_in_full(option, value) for option, value in words], Options())
+        return _checked(command_line.read([_in_full(option, value) for option, value in words], Options()))
+    complete(options)
+    return _checked(options)
+
+
+def complete(options: Options) -> None:
+    """Set what an option implies: oidentd's -M implies -f, and that one -m."""
+    if options.forward_last is not None:
+        options.masquerade_first = True
+    if options.masquerade_first and options.forward is None:
+        options.forward = options.forward_last or IDENT_PORT
+    if options.forward is not None:
+        options.masquerade = True
+
+
+def _checked(options: Options) -> Options:
+    """:raises UsageError: two options exclude each other."""
     if options.quiet and options.debug:
         raise UsageError("--quiet and --debug contradict each other")
     return options
@@ -291,7 +339,8 @@ def _by_name(name: str) -> Option | None:
             return option
         if option.name.startswith(name):
             fitting.append(option)
-    theirs = [option for option in fitting if not option.ours] or fitting
+    theirs = [option for option in fitting if not option.ours]
+    theirs = theirs or [option for option in fitting if option.ours == OLDER] or fitting
     return theirs[0] if len(theirs) == 1 else None
 
 
@@ -303,9 +352,7 @@ def _apply(options: Options, option: Option | str, value: str | None) -> None:
         converted: Any = option.convert(option.missing if value is None else value) if option.takes else True
     except ValueError:
         raise NotPlain from None
-    if option.becomes == IGNORE:
-        options.ignored = [*options.ignored, f"--{option.name}"]
-    elif option.becomes == ADD:
+    if option.becomes == ADD:
         setattr(options, option.attribute, [*getattr(options, option.attribute), converted])
     else:
         setattr(options, option.attribute, converted)

@@ -17,6 +17,9 @@ from .options import UsageError
 #: The largest uid and gid: the one above it means to leave an id as it is (setresgid(2)).
 LAST_ID = (1 << 32) - 2
 
+#: Whom root becomes who was not told whom.
+NOBODY = "nobody"
+
 #: Seconds to wait for threads that are about to end.
 _PATIENCE = 0.5
 
@@ -31,12 +34,34 @@ def drop_privileges(user: str | None, group: str | None) -> None:
     :raises UsageError: there is no such user or group. :raises OSError: the kernel refuses.
     :raises closed.Unreadable: that user can't read identd, or what it needs: what is imported later would be missing.
     """
+    ids = serving_ids(user, group)
+    if ids is None:
+        return
+    from . import closed  # before it is, perhaps
+
+    needed = closed.needed()
+    try:
+        os.setgroups([])
+        _become(*ids)
+    except OSError as error:
+        # EPERM: we are not root, or in a sandbox. EINVAL: a user namespace without these ids.
+        raise OSError(error.errno, f"can't become user {user or NOBODY}: {error.strerror}") from None
+    unreadable = closed.first_closed(needed)
+    if unreadable:
+        raise closed.Unreadable(errno.EACCES, unreadable)
+
+
+def serving_ids(user: str | None, group: str | None) -> tuple[int, int] | None:
+    """Return the uid and gid that `drop_privileges` takes on; None: it changes nothing.
+
+    For the parameters see there. :raises UsageError: there is no such user or group.
+    """
     import grp
     import pwd
 
     if user is None and group is None and os.geteuid() != 0:
-        return
-    user = user or "nobody"
+        return None
+    user = user or NOBODY
     wanted = f"user: {user}"
     try:
         entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
@@ -48,18 +73,7 @@ def drop_privileges(user: str | None, group: str | None) -> None:
                 raise KeyError(group)
     except KeyError:
         raise UsageError(f"no such {wanted}") from None
-    from . import closed  # before it is, perhaps
-
-    needed = closed.needed()
-    try:
-        os.setgroups([])
-        _become(entry.pw_uid, gid)
-    except OSError as error:
-        # EPERM: we are not root, or in a sandbox. EINVAL: a user namespace without these ids.
-        raise OSError(error.errno, f"can't become user {user}: {error.strerror}") from None
-    unreadable = closed.first_closed(needed)
-    if unreadable:
-        raise closed.Unreadable(errno.EACCES, unreadable)
+    return entry.pw_uid, gid
 
 
 def become_owner(uid: int) -> None:
@@ -88,10 +102,10 @@ def _become(uid: int, gid: int) -> None:
     os.setresuid(uid, uid, uid)
     if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3 or uid == 0:
         raise UsageError(f"root can't be given up for uid {uid}")
-    _drop_capabilities()
+    drop_capabilities()
 
 
-def _drop_capabilities() -> None:
+def drop_capabilities() -> None:
     """Make sure that no capability is left (capabilities(7)).
 
     The kernel takes them when the uid changes, but not where a securebit (no_setuid_fixup) says that it must not.

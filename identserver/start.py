@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 
-from lookup.connection import IdentError
+from lookup.connection import IdentError, asked_name
 
 from . import Options, UsageError
 from .answer import LINGER_SECONDS, AnsweringServer, Lookups, endpoint, keep_key, load_system_file
@@ -89,8 +89,7 @@ def _unblock_signals() -> None:
 
 def _run(options: Options, log: Log, operands: Sequence[str]) -> int:
     """Do what the options and standard input ask for."""
-    without_meaning = dict.fromkeys([*options.ignored, *(f"'{operand}'" for operand in operands)])
-    ignored = [f"{each} has no meaning here and is ignored" for each in without_meaning]
+    ignored = [f"'{operand}' has no meaning here and is ignored" for operand in dict.fromkeys(operands)]
     if options.check:
         if operands:
             raise UsageError(f"'{operands[0]}' is left over: neither an option nor an option's argument")
@@ -127,22 +126,31 @@ def _run(options: Options, log: Log, operands: Sequence[str]) -> int:
 
         for warning in ignored:
             say(warning)
-        serve_lines(options, log, _lookups(options).look_up)
+        serve_lines(options, log, _lookups(options, log).look_up)
     elif is_listening(sockets[0]):
         from .warm.listeners import full
         from .warm.server import serve_sockets
 
-        for warning in ignored:
+        for warning in [*ignored, *_what_counts(options)]:
             log.write(Log.ERROR, warning)
         serve_sockets(full(sockets), options, log, background)
     else:
-        serve_connection(sockets[0], options, log, _lookups(options).look_up)
+        serve_connection(sockets[0], options, log, _lookups(options, log).look_up)
         # Everything is sent. Tidying the interpreter up takes 3 ms more, and a lookup that hangs could hold it up.
         os._exit(EXIT_OK)
     return EXIT_OK
 
 
-def _lookups(options: Options) -> Lookups:
+def _what_counts(options: Options) -> Sequence[str]:
+    """Return what the log says at the start of options that version 1.0.0 has ignored."""
+    if not (options.masquerade or options.proxy):
+        return ()
+    from .elsewhere import what_counts
+
+    return what_counts(options)
+
+
+def _lookups(options: Options, log: Log) -> Lookups:
     """Return what looks queries up. Root is given up first, for good: it does not read what clients send.
 
     :raises UsageError, OSError: root can't be given up.
@@ -152,6 +160,12 @@ def _lookups(options: Options) -> Lookups:
     def load() -> System | None:
         return load_system_file(options, kept=kept)
 
+    ask = None
+    if options.masquerade:
+        from .seeker import begin  # only for whoever wants that; before root is given up
+
+        seeker = begin(options, log)
+        ask = seeker.ask if seeker else None
     if os.geteuid() == 0 and (options.user is not None or options.group is not None):
         from .privileges import drop_privileges
 
@@ -159,10 +173,10 @@ def _lookups(options: Options) -> Lookups:
         drop_privileges(options.user, options.group)
     configured = options.reply_all is None and (options.requires_system_file or os.path.lexists(options.system_file))
     if os.geteuid() != 0:
-        return Lookups(load, form=options.form, ahead=configured)
+        return Lookups(load, options, ask=ask, ahead=configured)
     from . import as_root  # only for root
 
-    return as_root.lookups(options, load, configured)
+    return as_root.lookups(options, load, configured, ask)
 
 
 def shield_the_peer() -> bool:
@@ -272,7 +286,7 @@ class SocketTransport(Ends):
     def __init__(self, connection: _socket.socket, timeout: float) -> None:
         """:param timeout: seconds for each whole query; 0: no deadline. :raises OSError: the peer has gone."""
         self._socket = connection
-        super().__init__(endpoint(connection.getsockname()), endpoint(connection.getpeername()))
+        super().__init__(endpoint(asked_name(connection)), endpoint(connection.getpeername()))
         self._timeout = timeout
         self.disconnecting = False
         self._begin_query()
@@ -362,4 +376,4 @@ def serve_for_root() -> None:
     from .options import read
 
     options = read(sys.argv[1:])
-    serve_connection(inherited()[0], options, Log(options), Lookups(lambda: load_system_file(options)).look_up)
+    serve_connection(inherited()[0], options, Log(options), Lookups(lambda: load_system_file(options), options).look_up)

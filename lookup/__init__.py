@@ -10,7 +10,8 @@ its place; `owner` puts them together. Nothing here prints, logs or reads argv.
 
 from __future__ import annotations
 
-from .connection import ConfigError, HiddenUser, IdentError, InvalidPort, NotAccepted, NoUser, Unknown
+from .connection import ACCEPT_PAUSES as ACCEPT_PAUSES
+from .connection import ACCEPT_SECONDS, ConfigError, HiddenUser, IdentError, InvalidPort, NotAccepted, NoUser, Unknown
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
     from .connection import Address, Arrival, Owner
     from .owner import Answer
-
-#: Seconds for which a connection that waits to be accepted is looked at again before it is nobody's: clients ask that
-#: early. And how long to wait before each look.
-ACCEPT_SECONDS, ACCEPT_PAUSES = 0.2, (0.01, 0.02, 0.04, 0.06, 0.08)
 
 __all__ = [
     "Answer", "ConfigError", "HiddenUser", "IdentError", "InvalidPort", "NoUser", "Unknown",
@@ -97,16 +94,22 @@ def _find(serverAddress: Address, clientAddress: Address, arrival: Arrival | Non
             raise IdentError(f"{error.detail}; sock_diag can't be asked: {unavailable}", error.uid) from error
 
 
-def import_all() -> None:
+def import_all(also_behind: bool = False) -> None:
     """Import whatever a query may need, for a process that answers many: it may give up the right to read these files.
 
     pyroute2 and psutil stay with those who use them.
+
+    :param also_behind: whether owners behind NAT, in containers, or of ranges of uids may be looked for.
     """
     from . import owner, user_namespace  # noqa: F401
     from .config import forward, policy, readings, sandbox, system_file  # noqa: F401
     from .kernel import candidates, devices, dumps, processes, routes, sock_diag  # noqa: F401
     from .users import database, names, services  # noqa: F401
 
+    if also_behind:
+        from . import behind  # noqa: F401
+        from .kernel import wire  # noqa: F401
+        from .users import sub_ids  # noqa: F401
     services.prepare()
 
 

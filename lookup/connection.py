@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 #: Where ident servers listen (RFC 1413 section 3).
 IDENT_PORT = 113
 
+#: Seconds for which a connection that waits to be accepted is looked at again before it is nobody's: clients ask that
+#: early. And how long to wait before each look.
+ACCEPT_SECONDS, ACCEPT_PAUSES = 0.2, (0.01, 0.02, 0.04, 0.06, 0.08)
+
 #: Octets of a user id that are sent (RFC 1413 section 6); it is cut there when it is sent.
 MAX_USER_ID = 512
 
@@ -50,6 +54,10 @@ _SOL_SOCKET, _SO_BINDTOIFINDEX, _SO_NETNS_COOKIE = 1, 62, 71  # asm-generic/sock
 _SOL_IP, _IP_PKTINFO, _IP_PKTOPTIONS = 0, 8, 9  # linux/in.h
 _SOL_IPV6, _IPV6_2292PKTOPTIONS, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 41, 6, 49, 50  # linux/in6.h
 
+# Where a connection was meant to go (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h: the same number), as a
+# struct sockaddr_in or sockaddr_in6.
+_SO_ORIGINAL_DST, _SOCKADDR_IN, _SOCKADDR_IN6 = 80, Struct("!2xH4s8x"), Struct("!2xH4x16s4s")
+
 _CMSGHDR = Struct("@Nii")  # struct cmsghdr: length, level, type; the next one begins at a multiple of a word
 _WORD = calcsize("@N")
 #: Where the index of the device is: struct in_pktinfo begins with it, struct in6_pktinfo has it after an address.
@@ -70,6 +78,13 @@ class Owner:
 
     __slots__ = ("client", "device", "inode", "server", "source", "state", "uid")
 
+    # What `behind.Inside` alone has.
+    nameless = False
+    reply = place = where = ""
+    steps: tuple[str, ...] = ()
+    # What `gateways.ByPorts` alone is.
+    by_ports = False
+
     def __init__(
         self, uid: int, inode: int, state: str, server: Address, client: Address, source: str, device: int = 0
     ) -> None:
@@ -80,6 +95,11 @@ class Owner:
         self.client = client
         self.source = source
         self.device = device
+
+    @property
+    def key(self) -> int:
+        """The uid, or another number for whoever has that uid in a container and is not the host's user."""
+        return self.uid
 
     @property
     def ends(self) -> str:
@@ -226,6 +246,33 @@ def is_token(text: str) -> bool:
     token = 1*64( %x21-2B / %x2D-39 / %x3B-7E )    ; RFC 1413 section 6; "," and ":" separate
     """
     return 1 <= len(text) <= 64 and not text.translate(_IN_TOKENS)
+
+
+def asked_name(connection: socket.socket) -> tuple[Any, ...]:
+    """Return the name that an accepted socket has for its far end: what getsockname() gives, or another one.
+
+    A rule of the administrator's (REDIRECT, DNAT) may have led the connection here from another address, whose own
+    connections are others, with the same ports perhaps. It takes no privilege to see.
+
+    :raises OSError: the socket is closed.
+    """
+    name: tuple[Any, ...] = connection.getsockname()
+    try:
+        # An IPv6 socket may have a connection of IPv4's.
+        if ":" not in plain_host(name[0]):
+            told = connection.getsockopt(_SOL_IP, _SO_ORIGINAL_DST, _SOCKADDR_IN.size)
+            (port, packed), scope = _SOCKADDR_IN.unpack(told), b""
+        else:
+            told = connection.getsockopt(_SOL_IPV6, _SO_ORIGINAL_DST, _SOCKADDR_IN6.size)
+            port, packed, scope = _SOCKADDR_IN6.unpack(told)
+    except OSError:
+        # ENOENT: conntrack has no entry. ENOPROTOOPT, EOPNOTSUPP: the kernel has none, or not for this kind (MPTCP).
+        return name
+    host = unpack(packed)
+    if host == plain_host(name[0].partition("%")[0]):
+        # A port alone is another one where a port of ours is led to another.
+        return (name[0], port, *name[2:])
+    return (host, port, 0, int.from_bytes(scope, byteorder)) if ":" in host else (host, port)
 
 
 def plain_host(host: str) -> str:

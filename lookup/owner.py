@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from .connection import HiddenUser, IdentError, NoUser, Unknown, can_be_sent
+from .connection import HiddenUser, IdentError, NoUser, Unknown, asked_name, can_be_sent
 from .users import names
 
 TYPE_CHECKING = False  # see connection.py
@@ -80,15 +80,20 @@ def answer(
     login = facts.login()
     if isinstance(login, Unknown):
         return _to_be_asked(login, owner)
+    if owner.nameless:
+        # Neither a login name's rules nor its form are theirs.
+        system, form = system.of_a_container() if system is not None else None, ""
     # Without a system file nobody may do anything, so the user's file does not matter.
     if system is None:
+        if owner.reply:
+            return Answer.about(owner, "UNIX", owner.reply, login="")
         if form:
             return _formatted(form, login, owner, facts, None)
         return (_nobodys(login[1], owner, facts) if login[0] == "OTHER" else None) or Answer.about(owner, *login)
     from .config import policy  # only where there is a system file
 
-    def forward(host: str, port: int) -> bytes | str | Unknown:
-        return facts.forward(host, port, serverAddress[1], clientAddress[1], arrival)
+    def forward(host: str, port: int, proxy: str = "") -> bytes | str | Unknown:
+        return facts.forward(host, port, serverAddress[1], clientAddress[1], arrival, proxy)
 
     decision = policy.decide(
         owner.uid,
@@ -105,9 +110,7 @@ def answer(
     return _decided(decision, login, owner, facts, form)
 
 
-def _decided(
-    decision: Decision, login: tuple[str, str], owner: Owner, facts: Facts, form: str
-) -> Answer | Unknown:
+def _decided(decision: Decision, login: tuple[str, str], owner: Owner, facts: Facts, form: str) -> Answer | Unknown:
     """Return the answer that a decision comes to, with what `answer` raises."""
     if decision.unknown is not None:
         return _to_be_asked(decision.unknown, owner)
@@ -119,6 +122,10 @@ def _decided(
         if isinstance(decision.sends_login, Unknown):
             raise IdentError(decision.sends_login.reason, owner.uid)
         return _formatted(form, login, owner, facts, decision)
+    if owner.reply and decision.sends_login:
+        if isinstance(decision.sends_login, Unknown):
+            raise IdentError(decision.sends_login.reason, owner.uid)
+        return Answer.about(owner, "UNIX", owner.reply, decision)
     user = os.fsdecode(decision.user)
     if decision.system == "OTHER" and (unknown := _nobodys(user, owner, facts)) is not None:
         return unknown
@@ -156,7 +163,7 @@ def _nobodys(name: str, owner: Owner, facts: Facts) -> Unknown | None:
     holder = facts.uid_of(os.fsencode(name))
     if isinstance(holder, Unknown):
         return _to_be_asked(holder, owner)
-    if holder not in (None, owner.uid):
+    if holder is not None and (holder != owner.uid or owner.nameless):
         raise IdentError(f"the owner has no login name, and their number is that of uid {holder}", owner.uid)
     return None
 
@@ -174,7 +181,7 @@ def _is_forwarded(asked: socket.socket) -> bool:
     from .kernel import sock_diag
 
     try:
-        here, asker = asked.getsockname(), asked.getpeername()
+        here, asker = asked_name(asked), asked.getpeername()
         if not forward.is_this_host(asker):
             return False
         asking = sock_diag.find(_address(asker), _address(here))
@@ -320,11 +327,13 @@ class Facts:
         return self._user_file
 
     def forward(
-        self, host: str, port: int, port_on_server: int, port_on_client: int, arrival: Arrival | None = None
-    ) -> bytes | str | Unknown:
+        self, host: str, port: int, port_on_server: int, port_on_client: int, arrival: Arrival | None = None,
+        proxy: str = "",
+    ) -> bytes | str | Unknown:  # fmt: skip
         """Return the name that the ident server at an address has for the owner of a connection, or why it has none.
 
         :param arrival: how our own query came in. One that an identd of this host has forwarded is not forwarded again.
+        :param proxy: see `forward.ask`.
         """
         if not (self._forwards and self._asks):
             return Unknown("another server", unasked=True)
@@ -332,7 +341,8 @@ class Facts:
 
         if arrival is not None and _is_forwarded(arrival.socket):
             return "is not asked: the query may itself come from an identd of this host, which forwards"
-        return forward.ask(host, port, port_on_server, port_on_client, None if arrival is None else arrival.socket)
+        asked = None if arrival is None else arrival.socket
+        return forward.ask(host, port, port_on_server, port_on_client, asked, proxy)
 
     def stop_asking(self) -> None:
         """Ask nothing more, and hold what was found out until `SECONDS` after the first question."""
@@ -346,6 +356,26 @@ class Facts:
     def still_hold(self) -> bool:
         """Return whether what was found out is young enough."""
         return time.monotonic() < self._since + SECONDS
+
+
+class Nameless(Facts):
+    """What is known of who has a uid in a container, and is not the host's user with that uid: the number alone."""
+
+    def again(self, read: Read, forwards: bool) -> Facts:
+        return Nameless(self.uid, read=read, forwards=forwards)
+
+    def login(self) -> tuple[str, str] | Unknown:
+        return "OTHER", str(self.uid)
+
+    def user_file(self) -> UserFile | Unknown:
+        from .config import user_file
+
+        return user_file.UserFile()
+
+
+def facts_about(owner: Owner, fetch: Fetch | None = None) -> Facts:
+    """Return what is known of an owner when nothing was asked yet. :param fetch: see `Facts`."""
+    return (Nameless if owner.nameless else Facts)(owner.uid, fetch)
 
 
 class Memory:

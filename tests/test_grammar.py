@@ -94,6 +94,19 @@ def test_user_file() -> None:
     assert parse_user(b" # nothing", "f") == []
 
 
+@pytest.mark.parametrize(("words", "proxy"), [("", ()), ("proxy", ("proxy",)), ("PROXY2", ("proxy2",))])
+def test_forward_with_a_header(words: str, proxy: tuple[str, ...]) -> None:
+    """A forward may say that a header tells who asked; it does so in both kinds of file, and only if it says so."""
+    forward = f"forward ::1 113 {words}"
+    (block,) = parse_user(f"global {{ {forward} }}".encode(), "f")
+    assert block.statement.arguments == ("::1", 113, *proxy)
+    assert str(block.statement) == " ".join(["forward ::1 113", *proxy])
+    text = f"default {{ default {{ force {forward} }} to ::1 {{ force {forward} force hide }} }}"
+    default = system(text.encode()).default
+    assert default is not None and default[0].force is not None
+    assert default[0].force.arguments == ("::1", 113, *proxy)
+
+
 @pytest.mark.parametrize(
     ("data", "capabilities"),
     [
@@ -152,6 +165,7 @@ BROKEN_SYSTEM = [
     (b'default { default { force forward "h x" 9 } }', 1, 35, 'a host name expected, not "h x"'),
     (b"default { default { force forward ::1 0 } }", 1, 39, "a port from 1 to 65535"),
     (b"default { default { force forward ::1 } }", 1, 39, "a port expected, not }"),
+    (b"default { default { force forward ::1 9 proxy3 } }", 1, 41, "or }, expected, not proxy3"),
     (b"default { default { force reply %s } }" % (b"x " * 256), 1, 33 + 2 * 255, "at most 255 replies expected"),
     (b"default { to 10.0.0.0/33 { deny hide } }", 1, 14, "from 0 to 32 expected after the slash, not 10.0.0.0/33"),
     (b"default { to { deny hide } }", 1, 14, "a host name expected, not {"),
@@ -192,6 +206,8 @@ BROKEN_USER = [
     (b'global { reply "\\400" }', 1, 17, "\\377"),
     (b'global { reply "a" }\n"oops\n garbage', 2, 1, "closing quote"),
     (b"global { reply / }", 1, 16, "slash alone"),
+    (b"global { forward ::1 9 proxy proxy2 }", 1, 30, "} expected, not proxy2"),
+    (b'global { forward ::1 9 "proxy" }', 1, 24, '} expected, not "proxy"'),
     (b"fport 1 : 2 { hide }", 1, 9, "{ expected, not :"),
     (b"fport 1 fport 2 { hide }", 1, 9, "each filter once"),
     (b"to * { hide }", 1, 4, "a host name expected, not *"),
@@ -534,6 +550,7 @@ def test_all_of_it_is_listed() -> None:
     block = b"user %d { to 10.0.0.0/8 { default_hide allow fakeid } }\n"
     data = b"".join(block % number for number in range(3))
     assert [notice.line for notice in only_ours(data, "f", False)] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert [n.line for n in only_ours(b"global { forward ::1 9\nproxy2 }", "f", True)] == [2]
     user = b"global { pseudonym }\nto .a.b { hide }\nto 10.0.0.0/8 { wrong }\nto 10.0.0.0/8 { hide }"
     assert [notice.line for notice in only_ours(user, "f", True)] == [1, 2, 3]
 
@@ -542,6 +559,7 @@ def test_what_both_understand() -> None:
     """oidentd's own language is not listed, whatever words it has for text; nor a CR in a comment."""
     for data in (
         b'default { default { force reply pseudonym "noident" default_hide } } # a comment\r\n',
+        b"user proxy { default { force forward proxy2 113 } }",
         b"user daily { to 10.0.0.1 from ::1 fport 6660:6669 { allow spoof deny hide } }",
     ):
         assert only_ours(data, "f", False) == []

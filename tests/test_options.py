@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from identserver import command_line, options
-from identserver.options import IGNORE, MAYBE, NONE, PRINTS, TABLE, Option, Options, UsageError
+from identserver.options import PRINTS, TABLE, Option, Options, UsageError
 from lookup.connection import IDENT_PORT
 
 #: What stands for an argument, right and wrong ones of every kind.
@@ -95,11 +95,8 @@ def test_the_ports_to_explain(argv: list[str], ports: str) -> None:
 
 @pytest.mark.parametrize("option", TABLE, ids=lambda option: option.name)
 def test_each_option_has_an_attribute(option: Option) -> None:
-    """Whatever the table has, `Options` says what holds without it; ignored options are kept for the warning."""
-    if option.becomes == IGNORE:
-        assert options.read([f"--{option.name}" + ("=1" if option.takes not in (NONE, MAYBE) else "")]).ignored
-    else:
-        assert hasattr(Options, option.attribute)
+    """Whatever the table has, `Options` says what holds without it."""
+    assert hasattr(Options, option.attribute)
 
 
 def test_the_port_is_idents() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -29,29 +30,65 @@ def tracked() -> list[str]:
     return run(program("git"), "-C", str(ROOT), "ls-files").stdout.splitlines()
 
 
+def copy(sources: Path) -> list[str]:
+    """Copy the files of the checkout, and return their names."""
+    names = [name for name in tracked() if (ROOT / name).exists()]
+    for name in names:
+        (sources / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, sources / name)
+    return names
+
+
+def set_up(sources: Path, *command: str, **environment: str) -> None:
+    """Have setuptools make something of a copy."""
+    python = next((one for one in (sys.executable, "/usr/bin/python3") if can_build(one)), "")
+    if not python:
+        skip("needs setuptools and wheel")
+    done = subprocess.run(
+        [python, "setup.py", "-q", *command], cwd=sources, env={**os.environ, **environment}, capture_output=True,
+        text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_source_distribution_is_whole(tmp_path: Path) -> None:
     """It has every file of the repository, and nothing else but what setuptools writes."""
-    names = tracked()
-    sources = tmp_path / "sources"
-    for name in names:
-        if (ROOT / name).exists():
-            (sources / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, sources / name)
-    python = next((one for one in (sys.executable, "/usr/bin/python3") if has_setuptools(one)), "")
-    if not python:
-        skip("needs setuptools")
-    command = [python, "setup.py", "-q", "sdist", "--dist-dir", str(tmp_path)]
-    subprocess.run(command, cwd=sources, capture_output=True, check=True, timeout=120)
+    names = copy(tmp_path / "sources")
+    set_up(tmp_path / "sources", "sdist", "--dist-dir", str(tmp_path))
     with tarfile.open(next(tmp_path.glob("identd-*.tar.gz"))) as archive:
         inside = {one.name.partition("/")[2] for one in archive.getmembers() if one.isfile()}
-    assert {name for name in names if (ROOT / name).exists()} - inside == set()
+    assert set(names) - inside == set()
     assert {name for name in inside - set(names) if not name.startswith("identd.egg-info/")} == {"PKG-INFO"}
 
 
-def has_setuptools(python: str) -> bool:
-    """Say whether an interpreter can build a source distribution."""
+def test_a_wheel_is_built_alike(tmp_path: Path) -> None:
+    """Two builds of the same files, in different places, at different times, are equal, octet by octet."""
+    built = []
+    for zone in ("UTC-9", "UTC+9"):
+        sources = tmp_path / zone / "sources"
+        copy(sources)
+        set_up(sources, "bdist_wheel", "--dist-dir", str(tmp_path / zone), SOURCE_DATE_EPOCH="1700000000", TZ=zone)
+        (wheel,) = (tmp_path / zone).glob("identd-*.whl")
+        built.append((wheel.name, wheel.read_bytes()))
+    assert built[0] == built[1]
+
+
+@pytest.mark.parametrize("url", ["", "https://example.org/identd/blob/v1"])
+def test_links_where_the_package_is_shown(url: str, tmp_path: Path) -> None:
+    """README's links are absolute if the place of the files is known; if not, they are names, and no broken links."""
+    copy(tmp_path)
+    set_up(tmp_path, "egg_info", IDENTD_URL=url)
+    shown = (tmp_path / "identd.egg-info" / "PKG-INFO").read_text()
+    assert "Description-Content-Type: text/markdown" in shown
+    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", shown) == []
+    assert ("(https://example.org/identd/blob/v1/docs/firewall.md)" in shown) == bool(url)
+    assert ("Project-URL: Changelog, https://example.org/identd/blob/v1/CHANGELOG.md" in shown) == bool(url)
+
+
+def can_build(python: str) -> bool:
+    """Say whether an interpreter can build a source distribution and a wheel."""
     try:
-        return run(python, "-c", "import setuptools", check=False).returncode == 0
+        return run(python, "-c", "import setuptools, wheel", check=False).returncode == 0
     except OSError:  # ENOENT: there is none
         return False
 
@@ -68,6 +105,8 @@ def test_the_wheel_has_what_administrators_need() -> None:
             expected[path] = f"share/man/man{name[-1]}"
         elif folder in ("systemd", "xinetd.d"):
             expected[path] = f"share/identd/{folder}"
+        elif folder == "docs":
+            expected[path] = "share/doc/identd"
     assert installed == expected
 
 
@@ -110,6 +149,22 @@ def test_a_service_for_this_installation(server: str, warm: list[str]) -> None:
         ]  # fmt: skip
     else:
         assert f"{text.split()[4]} {text.split()[3]}" == f"nobody {'wait' if warm else 'nowait.10000'}"
+
+
+@pytest.mark.parametrize(("server", "path"), [("runit", "sv/identd/run"), ("openrc", "init.d/identd")])
+def test_supervisors(server: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written for a supervisor is a program that starts this very installation, and stays its child."""
+    for folder in ("sv", "init.d"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setattr(install, "_RUNIT", str(tmp_path / "sv"))
+    monkeypatch.setattr(install, "_OPENRC", str(tmp_path / "init.d"))
+    options = Options()
+    options.install_service, options.write = server, True
+    assert install.install_service(options) == install.install_service(options) == 0
+    written = tmp_path / path
+    assert written.stat().st_mode & 0o777 == 0o755
+    assert f"-I {ROOT / 'identd.py'} --foreground" in written.read_text()
+    assert subprocess.run(["sh", "-n", str(written)], check=False).returncode == 0
 
 
 def test_services_that_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,6 +185,18 @@ def test_forward(system: str, user: str | None, fport: int, name: bytes | None, 
     assert decision.forwarded == ("the server at 127.0.0.9 port 113 is silent" if name is None else "")
 
 
+def test_forward_with_a_header() -> None:
+    """Who asks the other server is told which header goes before the query, where the statement has one."""
+    asked = []
+
+    def forward(*server: object) -> bytes:
+        asked.append(server)
+        return b"fwd"
+
+    ask("default{default{force forward 127.0.0.9 113 proxy2}}", forward=forward)
+    assert asked == [("127.0.0.9", 113, "proxy2")]
+
+
 def test_forward_without_the_capability() -> None:
     """Nobody is asked on behalf of one who may not forward."""
     decision = ask("default{default{allow spoof allow hide}}", "global{forward 127.0.0.9 113}")

@@ -6,11 +6,17 @@ import ast
 import re
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 from helpers.machine import ROOT, program, run
 
 import identd
 from identserver import options
+from lookup.config import parser
+from lookup.config.grammar import parse_system
+
+if TYPE_CHECKING:
+    from lookup.config.words import Notice
 
 #: The top level that design fixes, and what may stand beside it.
 TOP_LEVEL = {
@@ -61,6 +67,31 @@ def test_manual_pages_are_well_formed() -> None:
     assert pages
     result = run(program("mandoc"), "-T", "lint", "-W", "style", *pages, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_links_lead_somewhere() -> None:
+    """Each link in README and in docs/ is to a file of the repository; no page is longer than 300 lines."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        text = page.read_text()
+        assert len(text.splitlines()) <= 300, page
+        for target in re.findall(r"\]\((?!https?:)([^)#]*)", text):
+            assert not target or (page.parent / target).exists(), f"{page.name}: {target}"
+    linked = set(re.findall(r"\((docs/[^)#]+)", pages[0].read_text()))
+    assert {str(page.relative_to(ROOT)) for page in pages[1:]} <= linked
+
+
+def test_the_manual_has_the_whole_language() -> None:
+    """Each keyword of the system file and of users' files is explained, and the examples are right."""
+    page = (ROOT / "man" / "identd.conf.5").read_text()
+    words = {word.decode() for word in parser.KEYWORDS | parser.NEW | parser.DEFAULTS}
+    assert {word for word in words if not re.search(rf"\b{word}\b", page)} == set()
+    examples = re.findall(r"\.RS\n(.*?)\n\.RE", page.partition(".SH EXAMPLES")[2], re.DOTALL)
+    assert examples
+    for example in examples:
+        notices: list[Notice] = []
+        parse_system(example.encode(), "identd.conf", notices=notices)
+        assert notices == []
 
 
 def test_every_test_has_a_docstring() -> None:

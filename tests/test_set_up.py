@@ -14,6 +14,8 @@ from identserver.admin.fresh import SCRIPT
 from identserver.admin.installation import Findings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from helpers.service_files import Etc
 
 pytest_plugins = ["helpers.service_files"]
@@ -23,9 +25,11 @@ COMMAND = f"{sys.executable} -I {SCRIPT}"
 
 
 @pytest.fixture(autouse=True)
-def readable() -> None:
-    """Who serves can read all of it."""
+def readable() -> Iterator[None]:
+    """Who serves can read all of it; and what is shown later is shown to a person again."""
     only_if_others_can_read_it()
+    yield
+    printing.begin(for_program=False)
 
 
 def said(*holders: tuple[str, str]) -> list[str]:
@@ -33,7 +37,9 @@ def said(*holders: tuple[str, str]) -> list[str]:
     printing.begin(for_program=True)
     found = [listeners.Listener("::", 113, 0, 999999999, program, unit) for program, unit in holders]
     set_up.check_set_up(113, found, Findings("nobody", "", ""))
-    return [f"{row.label} {row.text}" for row in printing.rows()]
+    found_rows = printing.rows()
+    printing.begin(for_program=False)
+    return [f"{row.label} {row.text}" for row in found_rows]
 
 
 def xinetd(etc: Etc, old: str = "", new: str = "") -> None:
@@ -101,6 +107,15 @@ def test_inetd(etc: Etc) -> None:
     assert said() == [f"error inetd's line 1 ({path}) {OPTION}"]
     inetd(etc, user="4711")
     assert said() == []
+
+
+def test_options_that_count_now(etc: Etc) -> None:
+    """Of options that an older identd ignored it is said what they do, and whom -P trusts."""
+    inetd(etc, command=f"{COMMAND} -mf -P 192.0.2.1")
+    forward, proxy = said()
+    where = f"option inetd's line 1 ({etc.folder / 'inetd.conf'}): "
+    assert forward.startswith(where + "--forward counts (identd 1.0.0 ignored it): a machine behind this one is asked")
+    assert proxy.startswith(where + "--proxy counts (identd 1.0.0 ignored it): who asks from 192.0.2.1 is told whose")
 
 
 SYSTEMD = {

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lookup.connection import Unknown
 from lookup.users import sub_ids as room
 from lookup.users.sub_ids import SubIds
 
@@ -50,3 +51,21 @@ def test_no_file(subuid: Path) -> None:
     assert not found.have_changed()
     found.read()
     assert found.holder(100000) == 100000
+
+
+def test_the_owner_of_a_range(subuid: Path) -> None:
+    """Read anew each time: one user's uid, however many of their ranges fit, or nobody's; else it is not known."""
+    assert room.owner_of(100000) is None
+    subuid.write_text("root:100000:10\n0:100005:10\n1001:200000:10\n1002:200009:2\nidentd-nobody:300000:1\nx:y:z\n")
+    assert [room.owner_of(uid) for uid in (99999, 100000, 100009, 100014)] == [None, 0, 0, 0]
+    assert [room.owner_of(uid) for uid in (200008, 200010)] == [1001, 1002]
+    for uid in (200009, 300000):
+        found = room.owner_of(uid)
+        assert isinstance(found, Unknown)
+        assert f"uid {uid} is in ranges of " in found.reason
+
+
+def test_a_file_that_fails(subuid: Path) -> None:
+    """Whose a uid is is not known then."""
+    subuid.mkdir()
+    assert isinstance(room.owner_of(1), Unknown)

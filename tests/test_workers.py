@@ -15,7 +15,7 @@ from identserver.answer import LOOKUP_SECONDS
 from identserver.warm import workers as room
 from identserver.warm.lookups import Pending
 from identserver.warm.loop import Loop
-from identserver.warm.workers import ON_ITS_OWN, THREADS_PER_OWNER, Workers
+from identserver.warm.workers import BEHIND, ON_ITS_OWN, THREADS_PER_OWNER, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -200,3 +200,13 @@ def test_what_nobody_waits_for_is_forgotten(bench: Bench, monkeypatch: pytest.Mo
     bench.until(lambda: sum(argument() is not None for argument in forgotten) == held)
     assert len(bench.workers._busy) == held
     assert bench.workers._turns.qsize() <= owners
+
+
+def test_a_search_behind_nat_that_is_stuck(bench: Bench) -> None:
+    """As many as one owner may have are stuck: another one, which anybody may have asked for, is done all the same."""
+    for number in range(2 * THREADS_PER_OWNER):
+        bench.call(BEHIND, bench.blocked, number, alone=True)
+    bench.call(BEHIND, iter, "quick", alone=True)
+    bench.until(lambda: "quick" in bench.settled)
+    assert bench.settled == {"quick": "quick"}
+    bench.release.set()

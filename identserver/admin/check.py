@@ -7,7 +7,7 @@ import platform
 from lookup.connection import IdentError
 
 from .. import __version__
-from . import fresh, installation, needs, obstacles, port, strays
+from . import fresh, install, installation, masquerade, needs, obstacles, port, strays
 from .files import check_files
 from .printing import WARNING, WRONG, begin, finish, line_of_its_own, row, rows, show
 
@@ -59,6 +59,8 @@ def _check_host(options: Options) -> dict[str, Any]:
         obstacles.check_peculiarities()
     installation.tell(installed)
     found |= port.check_port(options, options.port, installed)
+    masquerade.check_own(options)
+    masquerade.check_claims(options.port)
     strays.check_strays(options)
     needs.check_units(options)
     # Last, because with --user it may give up root for good.
@@ -76,6 +78,7 @@ def _verdict() -> int:
             line_of_its_own("no true answer" if "wrong" in labels else "no true answer about everybody", WRONG)
         else:
             line_of_its_own(f"not well: {len(labels)} error{'s' * (len(labels) > 1)}, see above", WRONG)
+        line_of_its_own(f"what helps, by symptom: {install.page('trouble.md')}")
         return 1
     line_of_its_own("the answer is true")
     if warnings:

@@ -10,11 +10,12 @@ from lookup.config import system_file
 from lookup.connection import ConfigError, IdentError
 from lookup.kernel import codec, dumps, holder, sock_diag
 
-from .. import __version__
+from .. import __version__, capabilities
 from ..answer import with_key
 from ..options import UsageError
-from ..privileges import drop_privileges
+from ..privileges import drop_privileges, serving_ids
 from ..protocol import parse_ports
+from ..seeker import Seeker
 from . import nobody
 from .access import NOBODY
 from .people import uid_of
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from lookup.behind import Ask
     from lookup.config.blocks import System
     from lookup.connection import Address, Owner
 
@@ -53,6 +55,7 @@ def explain(options: Options) -> int:
         system = error
     evidence = None
     held = None if ports is not None else ""
+    ask = _ask() if options.masquerade else None
     if os.geteuid() == 0:
         if ports is not None:
             ends = (options.server_address, ports[0]), (options.client_address, ports[1])
@@ -64,13 +67,21 @@ def explain(options: Options) -> int:
         if not isinstance(system, ConfigError) and system is not None and system.needs_key:
             reason = "the key was read as root: an identd that starts as another user needs one that it can read"
             row("but", reason, WARNING, in_words=False)
-    explanation = Explanation(options, system, evidence, held)
+    explanation = Explanation(options, system, evidence, held, ask)
     if ports is not None:
         told = [_explain_one(explanation, options, ports, uid)]
     else:
         told = list(_explain_all(explanation, uid))
     finish(identd=__version__, system_file=path, connections=[_as_fields(one) for one in told])
     return 0
+
+
+def _ask() -> Ask | None:
+    """Return who looks behind NAT and into containers, with what capabilities whoever runs this has; None: nobody."""
+    having = capabilities.held()
+    for reason in capabilities.lacking(having):
+        row("but", f"--masquerade: {reason}", WARNING, in_words=False)
+    return Seeker(having & capabilities.mask(), serving_ids(None, None)).ask if capabilities.suffice(having) else None
 
 
 def _held_as_root(server: Address, client: Address) -> str:
@@ -84,7 +95,7 @@ def _held_as_root(server: Address, client: Address) -> str:
 
 def _give_up_root(options: Options) -> None:
     # Whatever follows is imported now: root's Python may stand where nobody else can read it.
-    lookup.import_all()
+    lookup.import_all(options.looks_behind)
     # Without pyroute2, psutil answers; without psutil too, a step says so.
     with contextlib.suppress(ImportError):
         codec.messages()

@@ -33,6 +33,10 @@ def check_files(options: Options) -> bool:
     :raises UsageError: there is no such user. :raises IdentError: root could not be given up.
     """
     right, system = _check_system_file(options)
+    if options.masquerade or options.proxy:
+        from .machines import check_machines  # few have these options
+
+        right = check_machines(options) and right
     if options.user is None:
         return right
     return _check_users_files(options, uid_of(options.user), system) and right

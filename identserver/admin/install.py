@@ -6,6 +6,7 @@ that run now in its place.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -26,6 +27,25 @@ _INTERPRETER, _COMMAND = "/opt/identd/bin/python3", "/opt/identd/bin/identd"
 
 #: Where each superserver looks for files of an administrator's; inetd has one for all its services.
 _SYSTEMD, _XINETD = "/etc/systemd/system", "/etc/xinetd.d"
+
+#: Where supervisors have their services, and what starts one; both of them keep a process that serves all queries.
+_RUNIT, _OPENRC = "/etc/sv", "/etc/init.d"
+_RUN = """#!/bin/sh
+# identd under runit, one process for all queries. To start it: ln -s /etc/sv/identd /etc/service/
+exec {interpreter} -I {command} --foreground 2>&1
+"""
+_INIT = """#!/sbin/openrc-run
+# identd under OpenRC, one process for all queries. To start it: rc-update add identd; rc-service identd start
+description="Ident server (RFC 1413)"
+supervisor=supervise-daemon
+command="{interpreter}"
+command_args="-I {command} --foreground"
+
+depend() {{
+	need net
+	use logger
+}}
+"""
 
 #: What systemd and xinetd would take for something else in a path: blanks, quotes, their own signs.
 _PLAIN = re.compile(r"[A-Za-z0-9_./+@,=:-]+")
@@ -57,10 +77,16 @@ def _files(kind: str, warm: bool) -> tuple[list[tuple[str, str]], str]:
     if kind == "inetd":
         wait = "wait" if warm else "nowait.10000"
         return [("", f"113 stream tcp {wait} nobody {interpreter} {interpreter} -I {command}\n")], ""
+    if kind in ("runit", "openrc"):
+        path, text, then = {
+            "runit": (f"{_RUNIT}/identd/run", _RUN, "ln -s /etc/sv/identd /etc/service/"),
+            "openrc": (f"{_OPENRC}/identd", _INIT, "rc-update add identd; rc-service identd start"),
+        }[kind]
+        return [(path, text.format(interpreter=interpreter, command=command))], then
     if kind == "xinetd":
         return [(f"{_XINETD}/identd", _enabled(_shipped("xinetd.d/identd"), warm))], "have xinetd reload its files"
     if kind != "systemd":
-        raise UsageError(f"--install-service takes systemd, xinetd or inetd, not '{kind}'")
+        raise UsageError(f"--install-service takes systemd, xinetd, inetd, runit or openrc, not '{kind}'")
     service, socket = ("identd-wait.service", "identd-wait.socket") if warm else ("identd@.service", "identd.socket")
     files = [(f"{_SYSTEMD}/{name}", _without_install_lines(_shipped(f"systemd/{name}"))) for name in (socket, service)]
     other = "identd.socket" if warm else "identd-wait.socket"
@@ -92,12 +118,20 @@ def _shipped(name: str) -> str:
     raise IdentError(f"{name} is in none of {', '.join(_folders())}: this installation is not whole")
 
 
-def _folders() -> Iterator[str]:
+def _folders(of: str = "identd") -> Iterator[str]:
     """Yield where the shipped files may be: beside identd.py, or in PREFIX/share of PREFIX/lib/pythonX.Y/…-packages."""
     top = os.path.dirname(SCRIPT)
     yield top
-    yield os.path.normpath(os.path.join(top, "..", "..", "..", "share", "identd"))
-    yield os.path.join(sys.prefix, "share", "identd")
+    yield os.path.normpath(os.path.join(top, "..", "..", "..", "share", of))
+    yield os.path.join(sys.prefix, "share", of)
+
+
+def page(name: str) -> str:
+    """Return the path of a page of the documentation, or the manual page that there is everywhere."""
+    beside, *others = _folders("doc/identd")
+    # A package may have compressed it.
+    found = [os.path.join(folder, name) + end for folder in (f"{beside}/docs", *others) for end in ("", ".gz")]
+    return next((path for path in found if os.path.isfile(path)), "identd(8)")
 
 
 def _enabled(text: str, warm: bool) -> str:
@@ -118,9 +152,13 @@ def _write(path: str, text: str) -> None:
     """Write a file as a whole. :raises OSError: EACCES, EROFS: we may not. ENOENT: there is no such superserver."""
     new = f"{path}.new"
     try:
+        if path.startswith(f"{_RUNIT}/"):
+            # A service of runit's is a folder; without /etc/sv there is no runit: ENOENT.
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(os.path.dirname(path))
         with open(new, "w", encoding="utf-8") as file:
             file.write(text)
-            os.fchmod(file.fileno(), 0o644)
+            os.fchmod(file.fileno(), 0o755 if text.startswith("#!") else 0o644)
         os.rename(new, path)
     except OSError:
         if os.path.exists(new):

@@ -43,10 +43,13 @@ def _tell(options: Options, who: str, label: str) -> None:
     except ConfigError:
         # `check_files` tells that.
         system = None
-    if system is None:
-        return
-    found = False
-    for one in [*(system.default or ()), *(one for section in system.sections for one in section.ranges)]:
+    found = options.forward is not None
+    if found:
+        what = f"--forward has machines behind this one asked, which {who} forbids"
+        row(label, what, WRONG if label == "obstacle" else WARNING)
+    sections = () if system is None else system.sections
+    default = None if system is None else system.default
+    for one in [*(default or ()), *(one for section in sections for one in section.ranges)]:
         names_a_host = isinstance(one.where.to, (HostName, Domain)) or isinstance(one.where.from_, HostName)
         forwards = one.force is not None and one.force.kind == "forward"
         if forwards:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from lookup.connection import IDENT_PORT
 
+from ..capabilities import NEEDED, mask
 from .listeners import asked
 from .printing import WARNING, row
 
@@ -55,6 +56,8 @@ class Claim(NamedTuple):
     user: str = ""
     #: Words as a shell has them, the program's path first.
     command: str = ""
+    #: The capabilities that it starts with and --masquerade needs, as a set of bits.
+    granted: int = 0
     #: What the superserver does not take, each as the rest of a sentence.
     mistakes: tuple[str, ...] = ()
 
@@ -109,22 +112,52 @@ def _units(port: int) -> Iterator[Claim]:
             yield Claim(name, path, "", *_started_by(name, text))
 
 
-def _started_by(name: str, text: str) -> tuple[str, str, tuple[str, ...]]:
-    """Return the user, the command and the mistakes of the service that a socket unit starts."""
+def _started_by(name: str, text: str) -> tuple[str, str, int, tuple[str, ...]]:
+    """Return the user, the command, the capabilities and the mistakes of the service that a socket unit starts."""
     stem = name.rpartition(".")[0]
     service = _last("Service", text) or (f"{stem}@.service" if _last("Accept", text) in _YES else f"{stem}.service")
     # An instance has its template's file.
     path, settings = _unit(re.sub(r"@.*\.", "@.", service))
     if not path:
-        return "", "", (f"starts {service}, which is not installed",)
+        return "", "", 0, (f"starts {service}, which is not installed",)
     commands: list[str] = []
     for value in re.findall(r"^[ \t]*ExecStart[ \t]*=[ \t]*(.*?)[ \t]*$", re.sub(r"\\\n", " ", settings), re.MULTILINE):
         # An empty one takes back those before it.
         commands = [*commands, value] if value else []
     if len(commands) > 1 and _last("Type", settings) != "oneshot":
-        return "", "", (f"starts {service}, which has two ExecStart=: an empty one takes back what stood before",)
-    user = "" if _last("DynamicUser", settings) in _YES else _last("User", settings)
-    return user, commands[0] if commands else "", ()
+        return "", "", 0, (f"starts {service}, which has two ExecStart=: an empty one takes back what stood before",)
+    dynamic = _last("DynamicUser", settings) in _YES
+    user = "" if dynamic else _last("User", settings)
+    bounding = _set_of("CapabilityBoundingSet", settings, mask())
+    is_root = _last("User", settings) in ("root", "0") or not (dynamic or user)
+    granted = bounding if is_root else bounding & _set_of("AmbientCapabilities", settings, 0)
+    return user, commands[0] if commands else "", granted, ()
+
+
+def _set_of(name: str, settings: str, otherwise: int) -> int:
+    """Return those of the capabilities that --masquerade needs which a setting of a unit has in the end."""
+    found = None
+    for value in re.findall(rf"^[ \t]*{name}[ \t]*=[ \t]*(.*?)[ \t]*$", settings, re.MULTILINE):
+        if value.startswith("~"):
+            found = (mask() if found is None else found) & ~_named(value)
+        else:
+            # An empty one takes back those before it.
+            found = (found or 0) | _named(value) if value else 0
+    return otherwise if found is None else found
+
+
+def _named(text: str) -> int:
+    """Return those of the capabilities that --masquerade needs which a text names, with or without ``CAP_``."""
+    words = re.findall(r"\w+", text.upper())
+    return sum(mask(name) for name in NEEDED if name in words or name[4:] in words)
+
+
+def _by_superserver(user: str, command: str) -> int:
+    """Return what a superserver's user has of these; or, where setpriv(1) starts it for root, what that leaves."""
+    if user not in ("root", "0"):
+        return 0
+    ambient = re.search(r"\bsetpriv\s.*--ambient-caps[ =](\S+)", command)
+    return _named(ambient[1]) if ambient else mask()
 
 
 def _last(name: str, text: str) -> str:
@@ -167,7 +200,8 @@ def _xinetd(port: int) -> Iterator[Claim]:
                     own_name = "NAMEINARGS" in settings.get("flags", "").split()
                     command += " " + (arguments.partition(" ")[2] if own_name else arguments)
                 what = f"xinetd's service {settings.get('id', name)}"
-                yield Claim(what, path, "xinetd", settings.get("user", ""), command)
+                user = settings.get("user", "")
+                yield Claim(what, path, "xinetd", user, command, _by_superserver(user, command))
 
 
 def _inetd(port: int) -> Iterator[Claim]:
@@ -182,7 +216,8 @@ def _inetd(port: int) -> Iterator[Claim]:
             if service in (str(port), *_NAMES.get(port, ())):
                 # user = name ["." group] or name ":" group
                 user = re.split("[.:]", fields[4])[0]
-                yield Claim(f"inetd's line {number}", INETD, "inetd", user, " ".join([fields[5], *fields[7:]]))
+                command = " ".join([fields[5], *fields[7:]])
+                yield Claim(f"inetd's line {number}", INETD, "inetd", user, command, _by_superserver(user, command))
 
 
 def check_packet_filter(port: int) -> list[str]:

@@ -10,7 +10,7 @@ from lookup.config import user_file
 from lookup.config.blocks import quoted
 from lookup.connection import ConfigError, HiddenUser, IdentError, NoUser, Unknown
 from lookup.kernel import holder
-from lookup.owner import Answer, Facts, answer
+from lookup.owner import Answer, Facts, answer, facts_about
 from lookup.users import names
 
 from ..answer import reply_line
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from typing import Union
 
+    from lookup.behind import Ask
     from lookup.config.blocks import System
     from lookup.config.decision import Decision
     from lookup.connection import Address, Owner
     from lookup.kernel.causes import Evidence
+    from lookup.machines import Named
 
     from ..options import Options
 
@@ -57,13 +59,19 @@ class Explanation:
 
     def __init__(
         self, options: Options, system: System | ConfigError | None, evidence: Evidence | None = None,
-        held: str | None = None,
+        held: str | None = None, ask: Ask | None = None,
     ) -> None:  # fmt: skip
         """:param system: what the system file says, or why it can't be used; None: there is none.
 
         :param evidence: what root saw of a connection that is nobody's (`nobody.seen_as_root`).
         :param held: which process holds the socket (`holder.describe`); None: that is still to be found out.
+        :param ask: looks behind NAT and into containers, with --masquerade.
         """
+        self._elsewhere = None
+        if options.looks_behind or options.proxy:
+            from ..elsewhere import Elsewhere
+
+            self._elsewhere = Elsewhere(options, ask)
         self._held = held
         self._evidence = evidence
         self._options = options
@@ -79,16 +87,24 @@ class Explanation:
         :raises ValueError: an address is none.
         """
         server, client = told.server, told.client
-        outcome: Outcome
+        outcome: Outcome | Named
         try:
-            told.owner = lookup.find(server, client)
+            told.owner = self._find(server, client)
         except IdentError as error:
-            yield Row("socket", f"{error.detail or error}", WARNING if isinstance(error, NoUser) else WRONG)
-            yield from _advice(error, server, client)
-            if isinstance(error, NoUser):
-                yield from nobody.steps(server, client, self._evidence)
-            outcome = error
+            meant = error.detail
+            outcome = self._said_elsewhere(error)
+            if isinstance(outcome, IdentError):
+                yield Row("socket", f"{outcome.detail or outcome}", WARNING if isinstance(outcome, NoUser) else WRONG)
+                yield from _advice(outcome, server, client)
+                if isinstance(outcome, NoUser):
+                    yield from nobody.steps(server, client, self._evidence)
+            else:
+                yield Row("socket", meant, FINE)
+                yield Row("machine", outcome.how, FINE)
         else:
+            if told.owner.by_ports:
+                told.server, told.client = told.owner.server, told.owner.client
+            yield from (Row("behind", step, FINE) for step in told.owner.steps)
             yield Row("socket", repr(told.owner), FINE)
             if held := holder.describe([told.owner])[0] if self._held is None else self._held:
                 yield Row("holder", held, FINE)
@@ -103,19 +119,33 @@ class Explanation:
         is_unknown = isinstance(outcome, IdentError) and not isinstance(outcome, (HiddenUser, NoUser))
         yield Row("reply", told.reply, WRONG if is_unknown else FINE)
 
+    def _find(self, server: Address, client: Address) -> Owner:
+        """Return the owner as a server with these options finds them. Exceptions: see `lookup.find`."""
+        if self._elsewhere is None:
+            return lookup.find(server, client)
+        return self._elsewhere.find(server, client, None, lookup.find)
+
+    def _said_elsewhere(self, error: IdentError) -> Named | IdentError:
+        """Return what is replied about a machine behind this one, or the error if it is about none."""
+        try:
+            return error if self._elsewhere is None else self._elsewhere.answer(error, None)
+        except IdentError as failed:
+            return failed
+
     def _about(self, owner: Owner, told: Told) -> Generator[Row, None, Outcome]:
         """Yield the steps from a socket to what the query comes to, and return that.
 
         :raises CannotTell: it depends on a file of which that can't be told.
         """
-        facts = Facts(owner.uid, functools.partial(fetch_as_nobody, also=self._others(owner, told)))
+        facts = facts_about(owner, functools.partial(fetch_as_nobody, also=self._others(owner, told)))
         login = facts.login()
         if isinstance(login, Unknown):
             yield Row("login", login.reason, WRONG)
             return IdentError(login.reason, owner.uid)
         opsys, name = login
         told.login = name if opsys == "UNIX" else ""
-        yield Row("login", told.login or f"none: uid {name} has no passwd entry", FINE)
+        none = "is a container's" if owner.nameless else "has no passwd entry"
+        yield Row("login", told.login or f"none: uid {name} {none}", FINE)
         system = self._system
         if isinstance(system, ConfigError):
             yield Row("system", str(system), WRONG)
@@ -130,8 +160,9 @@ class Explanation:
             yield from _reasons(decision)
             if decision.lacking:
                 yield Row("fix", grant(system, self._path, owner.uid, name, decision), WARNING)
-            yield from _other_readers(owner, decision)
-            if os.getuid() == owner.uid:
+            if not owner.nameless:
+                yield from _other_readers(owner, decision)
+            if os.getuid() == owner.uid and not owner.nameless:
                 yield from self._as_the_owner(owner, told, decision)
         elif not isinstance(outcome, Answer):
             yield Row("why", outcome.detail or str(outcome), WRONG)
@@ -140,7 +171,12 @@ class Explanation:
         elif opsys == "UNIX":
             yield Row("file", "not read: nobody may do anything", FINE)
             yield Row("fix", grant(None, self._path, owner.uid, name), WARNING)
-        if self._options.form and isinstance(outcome, Answer) and (decision is None or decision.sends_login):
+        if (
+            self._options.form
+            and not owner.nameless
+            and isinstance(outcome, Answer)
+            and (decision is None or decision.sends_login)
+        ):
             yield Row("form", f"{self._options.form} makes {quoted(os.fsencode(outcome[1]))} of it", FINE)
         return outcome
 

@@ -15,7 +15,7 @@ from lookup.config import sandbox
 from lookup.connection import IdentError
 
 from ..answer import LOOKUP_SECONDS
-from . import fresh, installation
+from . import fresh, installation, masquerade
 from .files import check_files
 from .needs import check_needs
 from .obstacles import check_hindrances
@@ -44,6 +44,7 @@ def look_from_within(options: Options) -> int:
     options.user = None  # whose file to read, elsewhere
     check_files(options)
     check_needs(options, question["denied"])
+    masquerade.check_own(options)
     finish(reply=reply, log=log, homes=homes, uid=os.geteuid(), network=network())
     return 0
 

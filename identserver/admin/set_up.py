@@ -13,6 +13,7 @@ import pwd
 import re
 import shlex
 
+from ..elsewhere import what_counts
 from ..options import UsageError, read
 from . import installation, reach
 from .fresh import SCRIPT
@@ -64,12 +65,15 @@ def _obstacles(claim: reach.Claim, told: str) -> list[str]:
     paths = [program] if at is None else [program, words[at]]
     found = [f"starts {path}, which is not there" for path in dict.fromkeys(paths) if _is_missing(path)]
     if at is not None and not found and _is_ours(words[at]):
+        counts: list[str] = []
         try:
             # It prints what --help would.
             with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
-                read(words[at + 1 :])
+                counts = what_counts(read(words[at + 1 :]))
         except UsageError as error:
             found.append(f"gives identd an option that it can't obey: {error}")
+        for text in counts:
+            row("option", f"{claim.what} ({claim.path}): {text}")
     if not _exists(claim.user):
         found.append(f"runs identd as {claim.user}, and there is no such user")
     elif at is not None and not found and _may_become(claim.user) and claim.user != told and _is_ours(words[at]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from lookup.connection import Arrival
+from lookup.connection import Arrival, asked_name
 
 from ..answer import endpoint
 from ..protocol import Ends
@@ -48,7 +48,7 @@ class Connection(Ends):
         """
         connected.setblocking(False)
         self._socket = connected
-        super().__init__(endpoint(connected.getsockname()), endpoint(address))
+        super().__init__(endpoint(asked_name(connected)), endpoint(address))
         self._deadlines, self._loop, self._log, self._on_end = deadlines, loop, log, on_end
         self._unsent = b""
         self.disconnecting = self._lost = False

@@ -5,26 +5,31 @@ from __future__ import annotations
 import lookup
 from lookup.connection import IdentError, NotAccepted, NoUser, Unknown
 from lookup.kernel.sock_diag import SockDiag, SockDiagUnavailable
-from lookup.owner import Facts, Memory, answer
+from lookup.owner import Memory, answer, facts_about
 
 from ..answer import LOOKUP_SECONDS
 from ..protocol import Failure
 from .shares import MAX_WAITING, MAX_WAITING_OF_ONE, Shares
-from .workers import ANY_OWNER, HOLDERS, ON_ITS_OWN, SUB_IDS, Workers
+from .workers import ANY_OWNER, BEHIND, HOLDERS, ON_ITS_OWN, SUB_IDS, Workers
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from lookup.behind import Ask, FindLocal
     from lookup.config.blocks import System
     from lookup.config.user_file import UserFile
     from lookup.connection import Address, Arrival, Owner
+    from lookup.owner import Answer
     from lookup.users.sub_ids import SubIds
 
+    from ..options import Options
     from .loop import Loop
     from .readers import Readers
 
+    #: Our end, the far end, how the query came in.
+    Asked = tuple[Address, Address, "Arrival | None"]
     Question = tuple[Owner, Address, Address, "System | Unknown | None", "Arrival | None"]
 
 
@@ -54,6 +59,12 @@ class Pending:
         """Have one of two functions called with the result, or with the `Failure` that holds an exception."""
         self._succeed, self._fail = succeed, fail
 
+    def end_share(self) -> None:
+        """Do now what was to be done as soon as there is a result."""
+        settled, self._settled = self._settled, None
+        if settled is not None:
+            settled()
+
     def cancel(self) -> None:
         """Let nobody wait for it, after all."""
         self.settled = True
@@ -65,8 +76,7 @@ class Pending:
             return
         self.settled = True
         self._timer.cancel()
-        if self._settled is not None:
-            self._settled()
+        self.end_share()
         if isinstance(result, BaseException):
             self._fail(Failure(result))
         else:
@@ -78,15 +88,16 @@ class Lookups:
 
     def __init__(
         self, loop: Loop, system: System | Unknown | None, limit: int,
-        complain: Callable[[str], object], readers: Readers, sub_ids: SubIds, form: str = "",
+        complain: Callable[[str], object], readers: Readers, sub_ids: SubIds, options: Options, ask: Ask | None = None,
     ) -> None:  # fmt: skip
         """:param system: what the system file allows, or why it can't be obeyed.
 
         :param limit: how many connections may be open. :param complain: called with what keeps others from working.
         :param readers: who reads users' files. :param sub_ids: says whose a uid is.
-        :param form: what is sent in place of the login name (`Options.form`).
+        :param ask: looks behind NAT and into containers, with --masquerade.
         """
-        self._form = form
+        self._form = options.form
+        self._options, self._ask = options, ask
         self._loop = loop
         self.use(system)
         self._sub_ids = sub_ids
@@ -94,6 +105,13 @@ class Lookups:
         self._shares = Shares(limit, complain)
         self._memory = Memory()
         self._readers = readers
+        self._elsewhere = self._machines = None
+        if options.looks_behind or options.proxy:
+            from ..elsewhere import Elsewhere
+            from .machines import Machines
+
+            self._elsewhere = Elsewhere(options, ask)
+            self._machines = Machines(self._elsewhere, self._workers, self._shares)
         self._diag: SockDiag | None = None
         #: By asker: how many of their queries wait until somebody accepts the connection that they are about.
         self._waiting: dict[str, int] = {}
@@ -162,25 +180,39 @@ class Lookups:
 
     def _look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Any:
         """Do `look_up` once."""
+        found: Owner | NoUser
+        by_ports = self._elsewhere is not None and self._elsewhere.may_trust(client[0])
         try:
             if self._diag is None:
                 self._diag = SockDiag()
-            owner = self._diag.find(server, client, arrival)
-        except NoUser:
+            found = self._diag.find(server, client, arrival)
+        except NotAccepted:
             raise
+        except NoUser as error:
+            if self._ask is None and not by_ports:
+                raise
+            found = error
         except IdentError:
             self.close()
             raise
         except (SockDiagUnavailable, ImportError):  # the latter: there is no pyroute2
-            return self._find_in_thread(server, client, arrival)
-        facts = self._memory.recall(owner.uid)
-        if facts is not None and not facts.needed_file:
-            found = answer(owner, server, client, self._system, facts, form=self._form)
-            if not isinstance(found, Unknown):
-                return found
-        pending = self._pending(owner.uid, client[0])
-        self._workers.call(owner.uid, pending, self._answer, (owner, server, client, self._system, arrival))
+            return self._find_in_thread((server, client, arrival))
+        if isinstance(found, NoUser) or by_ports or self._ask is not None or self._options.subuid:
+            return self._find_in_thread((server, client, arrival), found)
+        known = self._remembered(found, server, client)
+        if known is not None:
+            return known
+        pending = self._pending(found.uid, client[0])
+        self._workers.call(found.uid, pending, self._answer, (found, server, client, self._system, arrival))
         return pending
+
+    def _remembered(self, owner: Owner, server: Address, client: Address) -> Answer | None:
+        """Return the answer that needs nothing but what is remembered. :raises IdentError: nobody can be named."""
+        facts = None if owner.nameless else self._memory.recall(owner.uid)
+        if facts is None or facts.needed_file:
+            return None
+        found = answer(owner, server, client, self._system, facts, form=self._form)
+        return None if isinstance(found, Unknown) else found
 
     def log_the_rest(self) -> None:
         """Have logged as it is what waits for a process to be found."""
@@ -222,22 +254,62 @@ class Lookups:
             pending.when_settled(lambda: self._shares.end(pending, holder, asker))
         return pending
 
-    def _find_in_thread(self, server: Address, client: Address, arrival: Arrival | None) -> Pending:
-        """Look up where psutil, which takes its time, has to find the owner first: two jobs within one deadline."""
+    def _find_in_thread(self, asked: Asked, local: Owner | NoUser | None = None) -> Pending:
+        """Look up where a thread has to find the owner first: two jobs within one deadline.
+
+        Psutil takes its time, or others are asked who look behind NAT.
+
+        :param local: who was found in our own network namespace; None: nobody has looked.
+        """
+        server, client, arrival = asked
         pending = self._pending(ANY_OWNER, client[0])
 
         def found(owner: Owner) -> None:
-            self._workers.call(owner.uid, pending, self._answer, (owner, server, client, self._system, arrival))
+            ends = (owner.server, owner.client) if owner.by_ports else (server, client)
+            known: Answer | IdentError | None
+            try:
+                known = self._remembered(owner, *ends)
+            except IdentError as error:
+                known = error
+            if known is not None:
+                pending.settle(known)
+                return
+            self._workers.call(owner.key, pending, self._answer, (owner, *ends, self._system, arrival))
+
+        def failed(failure: Failure) -> None:
+            if self._machines is None:
+                pending.settle(failure.value)
+            else:
+                self._machines.settle(pending, failure.value, client[0], arrival)
 
         finding = self._pending(ANY_OWNER)
-        finding.addCallbacks(found, lambda failure: pending.settle(failure.value))
-        self._workers.call(ANY_OWNER, finding, self._find, (server, client, arrival), alone=True)
+        finding.addCallbacks(found, failed)
+        if local is None:
+            self._workers.call(ANY_OWNER, finding, self._find, asked, alone=True)
+        else:
+            self._workers.call(BEHIND, finding, self._find_behind, (asked, local), alone=True)
         return pending
 
-    def _find(self, ends: list[tuple[Address, Address, Arrival | None]]) -> Iterator[Owner]:
+    def _find(self, asked: list[Asked]) -> Iterator[Owner]:
         """Run in a thread."""
-        for server, client, arrival in ends:
-            yield lookup.find(server, client, arrival)
+        for server, client, arrival in asked:
+            yield self._behind(server, client, arrival, lookup.find)
+
+    def _find_behind(self, jobs: list[tuple[Asked, Owner | NoUser]]) -> Iterator[Owner]:
+        """Run in a thread: others look whether another socket is meant than the one that was found here."""
+        for asked, local in jobs:
+
+            def found_before(*_: object) -> Owner:
+                if isinstance(local, NoUser):  # noqa: B023  (it is called at once)
+                    raise local  # noqa: B023
+                return local  # noqa: B023
+
+            yield self._behind(*asked, found_before)
+
+    def _behind(self, server: Address, client: Address, arrival: Arrival | None, find: FindLocal) -> Owner:
+        if self._elsewhere is None:
+            return find(server, client, arrival)
+        return self._elsewhere.find(server, client, arrival, find)
 
     def _answer(self, questions: list[Question]) -> Iterator[Any]:
         """Run in a thread: find the answers about one owner's connections, and remember for the loop what was asked.
@@ -245,10 +317,11 @@ class Lookups:
         What the owner's file says is asked for once, after all of these queries have come. But each question to another
         server, which may take as long as all the rest, gets a thread.
         """
-        uid = questions[0][0].uid
+        owner = questions[0][0]
+        uid = owner.uid
         together = len(questions) > 1
         file = _File(self._readers, self._workers, questions)
-        known = self._memory.recall(uid) or Facts(uid)
+        known = (None if owner.nameless else self._memory.recall(uid)) or facts_about(owner)
         facts = known.again(file.read, forwards=not together)
         for file.at, question in enumerate(questions):
             try:
@@ -260,7 +333,8 @@ class Lookups:
                 yield found
             else:
                 yield ON_ITS_OWN if together else IdentError(found.reason, uid)
-        self._memory.keep(facts)
+        if not owner.nameless:
+            self._memory.keep(facts)
 
     def tidy(self) -> None:
         """Drop what is remembered and no longer holds; read, in a thread, who has sub-ids, if that has changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..options import Options
+    from ..seeker import Seeker
     from .lookups import Lookups
     from .loop import Loop
 
@@ -31,6 +33,9 @@ IDLE_SECONDS = 600.0
 
 #: Seconds that SIGTERM leaves to the queries under way.
 FINISH_SECONDS = 5.0
+
+#: Seconds after which a process of ours that dies is no reason to think that the next one will, too.
+SETTLED_SECONDS = 5.0
 
 #: Seconds for which trouble that was logged is not logged again.
 COMPLAINT_SECONDS = 60.0
@@ -49,6 +54,9 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     seen = reloading.signature(options)
     kept = keep_key(options)
     system = reloading.read(options, kept)
+    # Before any other process begins: systemd takes us for the service's main one only if nobody else is init's child.
+    started_us = _fork() if background else -1
+    seeker = _seeker(options, log)
     drop_privileges(options.user, options.group)
     # Not before: where Python, or its packages, are closed to the user that we became, this fails and is reported.
     from lookup.users.sub_ids import SubIds
@@ -58,7 +66,7 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     from .readers import Readers
 
     if background:
-        log = _go_to_the_background(options)
+        log = _go_to_the_background(options, started_us)
     loop = Loop(lambda error: log_failure(log, error))
     idle = options.idle
     if idle is None:
@@ -69,9 +77,11 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     if system is not None:
         readers.start()  # while there is one thread
     limit = connection_limit(options.limit)
-    lookups = Lookups(loop, system, limit, complain, readers, sub_ids, options.form)
+    lookups = Lookups(loop, system, limit, complain, readers, sub_ids, options, seeker.ask if seeker else None)
     system_file = reloading.SystemFile(options, seen, system, lookups.in_thread, lookups.use, log, notify, kept)
     server = Server(listeners, options, log, idle, loop, lookups, system_file, complain, limit, notify, parent)
+    if seeker is not None:
+        _watch(seeker, loop, log, (lambda: None) if own else server.stop)
     try:
         server.run()
     finally:
@@ -79,6 +89,33 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
         readers.close()
         if lookups.any_busy:
             os._exit(os.EX_OK)  # a stuck thread would be waited for
+
+
+def _seeker(options: Options, log: Log) -> Seeker | None:
+    """Return who looks behind NAT and into containers: a process that keeps what capabilities we have; None: nobody."""
+    if not options.masquerade:
+        return None
+    from .. import seeker  # only with --masquerade
+
+    return seeker.begin(options, log)
+
+
+def _watch(seeker: Seeker, loop: Loop, log: Log, stop: Callable[[], object]) -> None:
+    """Say when that process has ended, which only one with capabilities can start again.
+
+    Whoever holds the listening socket does, at the next query; not if that would go on and on.
+
+    :param stop: ends this process.
+    """
+    began = time.monotonic()
+
+    def gone() -> None:
+        loop.leave(seeker.fileno())
+        log.write(Log.ERROR, "the process that looks behind NAT has ended: until identd starts again nobody is named")
+        if time.monotonic() - began >= SETTLED_SECONDS:
+            stop()
+
+    loop.when_readable(seeker.fileno(), gone)
 
 
 class Complaints:
@@ -196,8 +233,25 @@ def _why_nobody(lookups: Lookups) -> Callable[..., None]:
     return Causes(lookups.in_thread).find
 
 
-def _go_to_the_background(options: Options) -> Log:
-    """Go on as a daemon, as oidentd does (daemon(7)); the process that was started ends well. :raises OSError: no fork.
+def _fork() -> int:
+    """Go on in a child. The process that was started ends as the child does, or well once that goes to the background.
+
+    :return: a pipe to it. :raises OSError: no fork.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        return writer
+    os.close(writer)
+    if os.read(reader, 1):
+        os._exit(os.EX_OK)
+    # It has said why.
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or 1)
+
+
+def _go_to_the_background(options: Options, started_us: int) -> Log:
+    """Go on as a daemon, as oidentd does (daemon(7)). :param started_us: a pipe to the process that now ends well.
 
     :return: the log from here on: standard error leads nowhere, unless it is what ``--nosyslog`` asks for.
     """
@@ -205,8 +259,6 @@ def _go_to_the_background(options: Options) -> Log:
         options.config = os.path.abspath(options.config)
     if not options.listens:
         say(f"standard input is /dev/null: port {options.port} is served, in the background", Log.INFO)
-    if os.fork():
-        os._exit(os.EX_OK)
     os.setsid()
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
@@ -214,4 +266,7 @@ def _go_to_the_background(options: Options) -> Log:
         os.dup2(null, fd)
     if null > 2:
         os.close(null)
+    with contextlib.suppress(OSError):  # EPIPE: it was killed meanwhile
+        os.write(started_us, b"+")
+    os.close(started_us)
     return Log(options)

@@ -51,13 +51,13 @@ class Shares:
         """
         own = self._owners.get(owner, {})
         if len(own) >= self._per_owner and _is_slow(own):
-            raise self._too_many(f"about uid {owner}", owner)
+            raise self._too_many(_about(owner), owner)
         others = self._askers.get(asker, {})
         if len(others) >= self._per_asker and _is_slow(others):
             raise self._too_many(f"from {asker}", owner)
         if self._total >= self._in_all:
             most = max(self._owners, key=lambda uid: len(self._owners[uid]))
-            refusal = self._too_many(f"about uid {most}", most)
+            refusal = self._too_many(_about(most), most)
             if len(self._owners[most]) <= len(own) + 1:
                 raise refusal
             next(reversed(self._owners[most])).settle(refusal)
@@ -77,6 +77,10 @@ class Shares:
         reason = f"too many queries {whose} are under way"
         self._complain(f"{reason}: more of them are refused")
         return IdentError(reason, owner)
+
+
+def _about(owner: int) -> str:
+    return f"about uid {owner}" if owner >= 0 else "about owners that are not known yet, or a machine behind this one"
 
 
 def _is_slow(group: dict[Share, float]) -> bool:

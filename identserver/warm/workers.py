@@ -32,6 +32,9 @@ STUCK_SECONDS = 0.02
 #: of the threads are at work, an owner gets one.
 MAX_THREADS, THREADS_PER_OWNER = 256, 4
 
+#: Threads that look behind NAT: all who ask have them in common, and somebody's containers may take seconds each.
+THREADS_BEHIND = 32
+
 #: Jobs that are done together at most: while they are, their owner's other jobs wait.
 TOGETHER = 64
 
@@ -42,8 +45,8 @@ ELSEWHERE = 8
 ON_ITS_OWN = object()
 
 #: In place of an owner's uid: the owner is not known yet; the job is to read the system file, or who has sub-ids; or to
-#: find out why there is no owner, or for the log which processes hold sockets.
-ANY_OWNER, SYSTEM_FILE, SUB_IDS, CAUSES, HOLDERS = -1, -2, -3, -4, -5
+#: find out why there is no owner, or for the log which processes hold sockets; or to look behind NAT.
+ANY_OWNER, SYSTEM_FILE, SUB_IDS, CAUSES, HOLDERS, BEHIND = -1, -2, -3, -4, -5, -6
 
 
 class _Job:
@@ -217,7 +220,8 @@ class Workers:
         held = [since for other, since in self._busy.values() if other == owner]
         if not held:
             return True
-        if len(held) >= (THREADS_PER_OWNER if len(self._busy) < MAX_THREADS // 2 else 1):
+        most = THREADS_BEHIND if owner == BEHIND else THREADS_PER_OWNER
+        if len(held) >= (most if len(self._busy) < MAX_THREADS // 2 else 1):
             return False
         return max(held) < time.monotonic() - STUCK_SECONDS
 

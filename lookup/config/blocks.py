@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Resolve = Callable[["HostName", int], Union[tuple[bytes, ...], Unknown]]
 
     #: What follows a statement's keyword: see `Statement`.
-    Arguments = Union[tuple[bytes, ...], tuple[Union[str, "HostName"], Union[int, Unknown]], tuple[str, ...]]
+    Arguments = tuple[Union[bytes, str, "HostName", int, Unknown], ...]
 
     #: The uids that login names have.
     Uids = dict[bytes, Union[int, Unknown, None]]
@@ -212,15 +212,13 @@ class Statement(_Placed):
     """What a block says: what is sent in place of the login name.
 
     ``kind``: the keyword; ``arguments``: the texts of a reply (octets), or the host (its address as text, or a
-    `HostName`) and the port of a forward (`Unknown`: the service's name could not be looked up), or the words after
-    ``pseudonym`` in their order.
+    `HostName`) and the port of a forward (`Unknown`: the service's name could not be looked up), with the form of its
+    header if it has one, or the words after ``pseudonym`` in their order.
     """
 
     __slots__ = ("arguments", "kind")
 
-    def __init__(
-        self, kind: str, arguments: Arguments, words: Words, at: int
-    ) -> None:
+    def __init__(self, kind: str, arguments: Arguments, words: Words, at: int) -> None:
         super().__init__(words, at)
         self.kind = kind
         self.arguments = arguments
@@ -348,9 +346,19 @@ class System:
 
     def assigned_again(self, uids: Uids) -> System:
         """Return the same rules, for those who have the names by now."""
+        again = self._copy()
+        again.assign(uids)
+        return again
+
+    def of_a_container(self) -> System:
+        """Return the same rules for those who have a uid in a container and no name here: only numbers are theirs."""
+        again = self._copy()
+        again.assign(dict.fromkeys(section.name for section in self.sections))
+        return again
+
+    def _copy(self) -> System:
         again = System(self.path, self.hosts)
         again.default, again.sections = self.default, self.sections
         again.notices, again.missing = self.notices, self.missing
         again.needs_key, again.pseudonyms, again.older = self.needs_key, self.pseudonyms, self.older
-        again.assign(uids)
         return again

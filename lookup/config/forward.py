@@ -2,6 +2,9 @@
 
 This is the client's side of RFC 1413, for ``forward``. The reply is untrusted input: the caller decides what may be
 done with the name. Users choose whom we ask, so that no question may come back to us or go round in circles.
+
+A header of the PROXY protocol (haproxy's proxy-protocol.txt) may go before the query. soju and others tell from it who
+asks, if they trust where it comes from, and so whose connection is meant.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import socket
 import struct
 import time
 
-from ..connection import IDENT_PORT, pack
+from ..connection import IDENT_PORT, asked_name, pack, unpack
 from .blocks import quoted
 
 TYPE_CHECKING = False  # see connection.py
@@ -27,20 +30,29 @@ FORWARD_SECONDS = 3.0
 #: Seconds between two looks at whether our own client is still there, where its connection is closed by another thread.
 _LOOK_SECONDS = 0.25
 
-#: Octets of the reply's line that are read (RFC 1413 section 4: it is shorter than 1000), and that are shown.
-MAX_LINE, _SHOWN = 1023, 80
+#: Octets of the reply's line, its end included (RFC 1413 section 4: it is shorter than 1000), and how many are shown.
+MAX_LINE, _SHOWN = 1000, 80
 
-# reply  = *WSP port *WSP "," *WSP port *WSP ":" *WSP "USERID" *WSP ":" *WSP opsys *WSP ":" *WSP user-id [ WSP *OCTET ]
-# opsys  = 1*( any octet but ":" )          ; with its charset; dropped, ours is sent
-# WSP    = %x09 / %x0B / %x0C / %x0D / SP   ; what ends the user id as well
-# A NUL ends nothing: a reply with one in its user id is not taken.
-_PORTS = rb"[\t\v\f\r ]*([0-9]+)[\t\v\f\r ]*,[\t\v\f\r ]*([0-9]+)[\t\v\f\r ]*:[\t\v\f\r ]*"
-_REPLY = re.compile(
-    _PORTS + rb"USERID[\t\v\f\r ]*:"
-    rb"[\t\v\f\r ]*[^:\t\v\f\r ][^:]*:[\t\v\f\r ]*([^\t\v\f\r \0]+)(?![^\t\v\f\r ])"
-)
-# Or "ERROR" in place of "USERID", and error-type = token in place of the rest.
-_REFUSAL = re.compile(_PORTS + rb"ERROR[\t\v\f\r ]*:[\t\v\f\r ]*([!-~]{1,64})[\t\v\f\r ]*")
+# line   = *WSP ( reply / refusal ) *WSP [ CR ] LF
+# reply  = ports "USERID" *WSP ":" *WSP opsys ":" *WSP user-id [ 1*WSP *( VCHAR / WSP ) ]
+# ports  = port *WSP "," *WSP port *WSP ":" *WSP
+# opsys  = VCHAR *( any VCHAR or WSP but ":" )  ; with its charset; dropped, ours is sent
+# WSP    = HTAB / SP                            ; what ends the user id as well
+# Any other octet makes it no reply: a control character or an octet beyond ASCII is not passed on, nor is anything
+# taken out of a line that has one.
+_PORTS = rb"[\t ]*([0-9]+)[\t ]*,[\t ]*([0-9]+)[\t ]*:[\t ]*"
+_REPLY = re.compile(_PORTS + rb"USERID[\t ]*:[\t ]*[!-9;-~][\t -9;-~]*:[\t ]*([!-~]+)(?:[\t ][\t -~]*)?")
+# refusal = ports "ERROR" *WSP ":" *WSP token
+_REFUSAL = re.compile(_PORTS + rb"ERROR[\t ]*:[\t ]*([!-~]{1,64})[\t ]*")
+
+#: The forms of the header, as the configuration and the command line have them: versions 1 and 2.
+TEXT, BINARY = "proxy", "proxy2"
+
+# Version 2: signature; version and command (0: our own connection, 1: somebody else's); family (1, 2) and stream; how
+# long the addresses are.
+_BINARY = struct.Struct("!12sBBH")
+_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+_HEADER_PORTS = struct.Struct("!HH")
 
 #: What an errno of a connection means, where its own text is less plain.
 _FAILED = {
@@ -52,21 +64,27 @@ _FAILED = {
 
 
 def ask(
-    host: str, port: int, port_on_server: int, port_on_client: int, asked: _socket.socket | None = None
-) -> bytes | str:
+    host: str, port: int, port_on_server: int, port_on_client: int, asked: _socket.socket | None = None,
+    proxy: str = "", also_here: bool = True,
+) -> bytes | str:  # fmt: skip
     """Return the user id that an ident server gives for a port pair; or, as text, what it does in place of that.
 
-    The user id has neither blanks, CR, LF nor NUL, and at most `MAX_LINE` octets. The text is printable, and says what
-    the server did, without a subject.
+    The user id is printable ASCII without blanks, and has fewer than `MAX_LINE` octets. The text is printable, and says
+    what the server did, without a subject.
 
     :param host: address of that server, with its scope where it needs one. Names are not resolved, as a resolver
         keeps no deadline: nobody is asked at a name.
     :param port: its port.
     :param asked: the connection on which we were asked: its client's host is not asked in turn, we are not asked on the
         port that it came to, and nobody is asked once it ends.
+    :param proxy: the form of a header that says who asked (`TEXT`, `BINARY`); ``""``: there is none.
+    :param also_here: whether another server of this host may be asked, on any port but those.
     """
     try:
-        line = _first_line(host, port, b"%d,%d\r\n" % (port_on_server, port_on_client), asked)
+        query = b"%d,%d\r\n" % (port_on_server, port_on_client)
+        if proxy:
+            query = header(proxy, asked) + query
+        line = _first_line(host, port, query, asked, also_here)
     except (socket.gaierror, ValueError):
         # EAI_NONAME: not an address. ValueError: not ASCII, or an octet of 0.
         return "is not asked: that is not an address"
@@ -78,7 +96,8 @@ def ask(
         if error.errno == errno.ELOOP:
             return f"is not asked: {error.strerror}"
         return _FAILED.get(error.errno or 0, f"can't be asked: {error.strerror}")
-    match = _REPLY.match(line)
+    text = _text_of(line)
+    match = None if text is None else _REPLY.fullmatch(text)
     if match is None:
         return _no_name(line)
     ports = int(match[1]), int(match[2])
@@ -88,11 +107,39 @@ def ask(
     return match[3]
 
 
+def header(form: str, asked: _socket.socket | None) -> bytes:
+    """Return the header for a query that was asked on a connection.
+
+    :param form: `TEXT` or `BINARY`. :param asked: whose ends it has, the asker's and ours; None: it says that there is
+        no asker.
+    :raises OSError: the asker has gone.
+    """
+    if asked is None:
+        return b"PROXY UNKNOWN\r\n" if form == TEXT else _BINARY.pack(_SIGNATURE, 0x20, 0, 0)
+    theirs, ours = asked.getpeername(), asked_name(asked)
+    asker, here = pack(theirs[0].partition("%")[0])[0], pack(ours[0].partition("%")[0])[0]
+    if form == BINARY:
+        family = 0x11 if len(asker) == 4 else 0x21
+        addresses = asker + here + _HEADER_PORTS.pack(theirs[1], ours[1])
+        return _BINARY.pack(_SIGNATURE, 0x21, family, len(addresses)) + addresses
+    family_name = "TCP4" if len(asker) == 4 else "TCP6"
+    return f"PROXY {family_name} {unpack(asker)} {unpack(here)} {theirs[1]} {ours[1]}\r\n".encode("ascii")
+
+
+def _text_of(line: bytes) -> bytes | None:
+    """Return a line without its end; None: it has none."""
+    return line[: -2 if line.endswith(b"\r\n") else -1] if line.endswith(b"\n") else None
+
+
 def _no_name(line: bytes) -> str:
     """Say what a line is that names nobody."""
-    refusal = _REFUSAL.fullmatch(line)
+    text = _text_of(line)
+    refusal = None if text is None else _REFUSAL.fullmatch(text)
     if refusal:
         return f"replied ERROR: {refusal[3].decode('ascii')}"
+    if line and text is None:
+        what = f"no line of at most {MAX_LINE} octets" if len(line) == MAX_LINE else "and closed within the line"
+        return f"said {quoted(line[:_SHOWN].rstrip())}, {what}, which is not a reply"
     if not line.strip():
         return "closed the connection without a reply" if not line else "sent an empty line, which is no reply"
     return f"said {quoted(line[:_SHOWN].rstrip())}, which is not a reply"
@@ -118,8 +165,8 @@ def is_this_host(address: tuple[Any, ...]) -> bool:
     return True
 
 
-def _first_line(host: str, port: int, query: bytes, asked: _socket.socket | None) -> bytes:
-    """Send a query, and return what comes back up to the first LF, to its end, or to `MAX_LINE` octets.
+def _first_line(host: str, port: int, query: bytes, asked: _socket.socket | None, also_here: bool) -> bytes:
+    """Send a query, and return what comes back up to and with the first LF, to its end, or to `MAX_LINE` octets.
 
     :raises OSError: that failed, took too long, or must not be. :raises ValueError: the host is not ASCII.
     """
@@ -129,6 +176,8 @@ def _first_line(host: str, port: int, query: bytes, asked: _socket.socket | None
     family, kind, protocol, _, address = found[0]
     if _leads_back(address, asked):
         raise OSError(errno.ELOOP, "the query would come back, and be forwarded again without end")
+    if not also_here and is_this_host(address):
+        raise OSError(errno.ELOOP, "that is this host")
     line = b""
     silent = f"did not answer the connection within {FORWARD_SECONDS:g} s"
     with socket.socket(family, kind, protocol) as connection:
@@ -149,7 +198,8 @@ def _first_line(host: str, port: int, query: bytes, asked: _socket.socket | None
             # With a reset, so that an identd at the other end notices that nobody waits for it (socket(7), SO_LINGER).
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             raise
-    return line.partition(b"\n")[0]
+    text, end, _ = line.partition(b"\n")
+    return text + end
 
 
 def _leads_back(address: tuple[Any, ...], asked: _socket.socket | None) -> bool:
@@ -169,9 +219,7 @@ def _is_loopback(packed: bytes) -> bool:
     return packed[0] == 127 if len(packed) == 4 else packed == bytes(15) + b"\1"
 
 
-def _wait(
-    connection: socket.socket, event: int, deadline: float, asked: _socket.socket | None, silent: str
-) -> None:
+def _wait(connection: socket.socket, event: int, deadline: float, asked: _socket.socket | None, silent: str) -> None:
     """Wait until a connection is ready, or has failed.
 
     :raises TimeoutError: it takes too long; its text is ``silent``. :raises OSError: nobody waits for us.

@@ -8,12 +8,12 @@ The language is oidentd's: the system file says what users may do, a user's file
     range         = ( "default" / 1*filter ) "{" 1*line "}"
     line          = ( "allow" / "deny" ) capability
                   / "default_hide" / "default_reply" STRING
-                  / "force" ( simple / pseudonym / "reply" 1*255STRING / "forward" STRING STRING )
+                  / "force" ( simple / pseudonym / forward / "reply" 1*255STRING )
 
     user-file     = *( ( "global" / 1*filter ) "{" statement "}" )
-    statement     = "hide" / "random" / "random_numeric" / "numeric" / pseudonym
-                  / "reply" 1*STRING / "forward" STRING STRING  ; a host and a port
+    statement     = "hide" / "random" / "random_numeric" / "numeric" / pseudonym / forward / "reply" 1*STRING
 
+    forward       = "forward" STRING STRING [ "proxy" / "proxy2" ]  ; a host, a port, and who asks before the query
     filter        = ( "to" / "from" / "fport" / "lport" ) STRING  ; each at most once; to takes ".domain" and "*.domain"
     capability    = simple / "forward" / "pseudonym" / "noident" / "fakeid"
     pseudonym     = "pseudonym" *( "per-asker" / "daily" / 1*DIGIT )    ; each at most once; a length from 7 to 32

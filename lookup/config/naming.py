@@ -36,7 +36,7 @@ class Naming:
         login: bytes,
         far_end: End,
         uid_of: Callable[[bytes], int | Unknown | None],
-        forward: Callable[[str, int], bytes | str | Unknown],
+        forward: Callable[..., bytes | str | Unknown],
         choose: Choose,
         resolve: Resolve,
     ) -> None:
@@ -131,7 +131,7 @@ class Naming:
 
     def ask_server(self, statement: Statement) -> bytes | Unknown | None:
         """Return the name that another server gives, or None."""
-        host, port = statement.arguments
+        host, port, *proxy = statement.arguments
         if isinstance(port, Unknown):
             self.not_named(f"where to ask is not known: {port.reason}")
             return None
@@ -145,7 +145,7 @@ class Naming:
                 return None
             host = unpack(addresses[0])
         assert isinstance(host, str) and isinstance(port, int)
-        named = self.forward(host, port)
+        named = self.forward(host, port, *proxy)
         if isinstance(named, Unknown):
             return named
         if isinstance(named, str):

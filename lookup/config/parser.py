@@ -51,6 +51,9 @@ KEYWORDS = (
 _FORMS = frozenset((b"per-asker", b"daily"))
 SHORTEST, LONGEST, USUAL = 7, 32, 9
 
+#: What may follow ``forward``, its host and its port.
+_PROXIES = frozenset((b"proxy", b"proxy2"))
+
 #: Digits of a length: int() takes time that grows with the square of their number.
 _DIGITS = 3
 
@@ -177,12 +180,21 @@ class Parser:
             server = self.meaning(self.names.host, "a host")
             if isinstance(server, HostName):
                 self.hosts.setdefault(server, place)
-            arguments = server, self.meaning(self.names.port, "a port")
+            arguments = server, self.meaning(self.names.port, "a port"), *self.proxy()
         elif kind == b"default_reply":
             arguments = (self.default_reply(),)
         elif kind == b"pseudonym":
             arguments = self.form()
         return Statement(kind.decode("ascii"), arguments, self.words, at)
+
+    def proxy(self) -> tuple[str, ...]:
+        """Take what may follow a server's host and port: the form of the header that says who asked."""
+        word = self.keyword()
+        if word not in _PROXIES:
+            return ()
+        self.ours.append((self.at, word.decode("ascii")))
+        self.at += 1
+        return (word.decode("ascii"),)
 
     def default_reply(self) -> bytes:
         at = self.at

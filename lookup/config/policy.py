@@ -39,7 +39,7 @@ def decide(
     system: System | None,
     read_user_file: Callable[[], UserFile | Unknown],
     uid_of: Callable[[bytes], int | Unknown | None],
-    forward: Callable[[str, int], bytes | str | Unknown],
+    forward: Callable[..., bytes | str | Unknown],
     choose: Choose = pick,
     resolve: Resolve = unresolved,
     resolve_rule: Resolve = unresolved,
@@ -55,7 +55,7 @@ def decide(
     :param read_user_file: returns what the owner's file says. Called only where nothing is forced on them.
     :param uid_of: returns the uid that a login name has, or None.
     :param forward: asks the ident server at ``(host, port)`` for a name, or says what it does in place of naming
-        somebody. Called only where it is allowed.
+        somebody; a third argument, if any, is the form of the header before the query. Called only where it is allowed.
     :param choose: returns one item of a sequence at random.
     :param resolve: returns the addresses of a host name in the owner's file; :param resolve_rule: in the system file.
     :raises ValueError: a host is not an address. What the functions raise is passed on.
@@ -155,7 +155,7 @@ class _Question(Naming):
         """Return the same question, for one of several cases, in which the same names are picked."""
         fork: _Question = object.__new__(_Question)
         fork.__dict__.update(self.__dict__)
-        fork.forward = lambda host, port: doubt
+        fork.forward = lambda *_: doubt
         fork.decision = Decision(self.decision.login)
         fork.explain = fork.decision.steps.append
         fork.decision.files, fork.decision.path = self.decision.files, self.decision.path

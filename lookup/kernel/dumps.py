@@ -9,13 +9,13 @@ import itertools
 import socket
 import struct
 
-from ..connection import NoUser, pack
+from ..connection import IdentError, NoUser, pack
 from .candidates import held_by_a_process
 from .sock_diag import SockDiag
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ..connection import Address, Owner
     from .sock_diag import Found
@@ -42,6 +42,27 @@ def find_by_ports(server: Address, client: Address) -> Owner:
         found = held_by_a_process(held, f"{server[1]},{client[1]}")
         diag.check_uid(found.uid)
     return found
+
+
+def find_for_gateway(local_port: int, remote_port: int, is_far: Callable[[bytes], bool]) -> Owner:
+    """Return the owner of the only connection that has these ports, whatever its addresses.
+
+    :param is_far: whether a far end, as octets, can be meant.
+    :raises NoUser: there is none that a process holds. :raises IdentError: there are several, of different owners or of
+        ones that are not known any more.
+    """
+    asked = f"{local_port},{remote_port}"
+    with SockDiag() as diag:
+        sockets = (each for each in _sockets(diag, local_port, remote_port) if each.state != "LISTEN")
+        found = [each.owner() for each in sockets if is_far(each.ends[2])]
+        if not found:
+            raise NoUser(f"no connection with another host has the ports {asked}")
+        owner = held_by_a_process(found, asked)
+        for other in found:
+            if not other.inode and (other.server, other.client) != (owner.server, owner.client):
+                raise IdentError(f"{asked} may be a connection that no process holds: {other!r}, not {owner!r}")
+        diag.check_uid(owner.uid)
+    return owner
 
 
 def with_ports(local_port: int, remote_port: int) -> list[Owner]:

@@ -63,7 +63,7 @@ def _described(owner: Owner, pids: list[int], deadline: float) -> str:
         name = _name(pid)
         if name:
             more = f" and {len(pids) - 1} more" if len(pids) > 1 else ""
-            where = place(_group_of_process(pid))
+            where = place(group_of_process(pid))
             return f"process {pid} {name!a}{more}" + (f" in {where}" if where else "")
     where = place(_path(_group_of_socket(owner), deadline)) if owner.inode else ""
     return f"a process in {where}" if where else ""
@@ -128,7 +128,7 @@ def _name(pid: int) -> str:
     return name
 
 
-def _group_of_process(pid: int) -> str:
+def group_of_process(pid: int) -> str:
     """Return the path of a process' control group (cgroups(7)): the unified hierarchy's, or systemd's own."""
     try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as lines:

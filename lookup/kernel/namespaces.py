@@ -50,16 +50,16 @@ def paths() -> Iterator[str]:
     :raises IdentError: the kernel does not tell which ones are.
     """
     try:
-        seen = {_identity("/proc/thread-self/ns/net")}
+        seen = {identity("/proc/thread-self/ns/net")}
     except OSError as error:
         # ENOENT, EACCES: no /proc, or it is closed to us.
         raise IdentError(f"our own network namespace: {error.strerror}") from None
-    for path in _candidates():
+    for path in candidates():
         try:
-            identity = _identity(path)
-            if identity in seen:
+            found = identity(path)
+            if found in seen:
                 continue
-            seen.add(identity)
+            seen.add(found)
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             # ENOENT, ESRCH: it has ended meanwhile. EACCES, EPERM: it is closed to us. EMFILE, ENFILE: no descriptors.
@@ -86,7 +86,7 @@ def ask_inside(path: str, function: Callable[[], Result]) -> Result:
     def call() -> Result:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _enter(fd)
+            enter(fd)
         finally:
             os.close(fd)
         return function()
@@ -94,7 +94,8 @@ def ask_inside(path: str, function: Callable[[], Result]) -> Result:
     return within(SECONDS, call)
 
 
-def _enter(fd: int) -> None:
+def enter(fd: int) -> None:
+    """Move this thread into a network namespace. :raises OSError: EPERM: that needs CAP_SYS_ADMIN."""
     if hasattr(os, "setns"):
         os.setns(fd, _CLONE_NEWNET)
         return
@@ -105,10 +106,23 @@ def _enter(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _candidates() -> Iterator[str]:
+def candidates() -> Iterator[str]:
+    """Yield a path to each network namespace that has a name or a process, some of them several times."""
     for folder in _NAMED:
         yield from (f"{folder}/{name}" for name in _list(folder))
+        # What came after a sandbox of ours was made is to be seen where process 1 is.
+        outside = f"/proc/1/root{folder}"
+        if not _is_same(folder, outside):
+            yield from (f"{outside}/{name}" for name in _list(outside))
     yield from (f"/proc/{pid}/ns/net" for pid in _list("/proc") if pid.isdecimal())
+
+
+def _is_same(folder: str, other: str) -> bool:
+    try:
+        return identity(folder) == identity(other)
+    except OSError:
+        # ENOENT: one is not there. EACCES: the other is closed to us.
+        return False
 
 
 def _list(folder: str) -> list[str]:
@@ -119,7 +133,8 @@ def _list(folder: str) -> list[str]:
         return []
 
 
-def _identity(path: str) -> tuple[int, int]:
+def identity(path: str) -> tuple[int, int]:
+    """Return what tells a namespace from every other one that is there at the time. :raises OSError: see `stat`."""
     status = os.stat(path)
     return status.st_dev, status.st_ino
 

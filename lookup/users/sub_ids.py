@@ -9,10 +9,43 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 
+from ..connection import Unknown
 from .names import uid_of
+
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Which ranges belong to whom.
 SUBUID = "/etc/subuid"
+
+
+def owner_of(uid: int) -> int | Unknown | None:
+    """Return whose range a uid is in; None: it is in nobody's. `Unknown`: in several people's, or that can't be told.
+
+    The file is read now. May block as the name service does.
+    """
+    try:
+        with open(SUBUID, "rb") as file:
+            lines = [line for line in file.readlines() if _includes(line, uid)]
+    except FileNotFoundError:
+        # ENOENT: nobody has such a range.
+        return None
+    except OSError as error:
+        # EACCES, EIO, EMFILE and the like: it may be in one.
+        return Unknown(f"{SUBUID}: {error.strerror}")
+    holders = {holder for *_, holder in _understood(lines)}
+    if not holders:
+        return None
+    holder = holders.pop()
+    if holders or holder < 0:
+        named = ", ".join(sorted({os.fsdecode(line.partition(b":")[0].strip()) for line in lines}))
+        return Unknown(f"{SUBUID}: uid {uid} is in ranges of {named}, and whose it is can't be told")
+    return holder
+
+
+def _includes(line: bytes, uid: int) -> bool:
+    return any(first <= uid <= last for first, last, _ in _understood([line], lambda name: None))
 
 
 class SubIds:
@@ -64,7 +97,9 @@ def _signature() -> tuple[int, ...]:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _understood(lines: list[bytes]) -> list[tuple[int, int, int]]:
+def _understood(
+    lines: list[bytes], ask: Callable[[bytes], int | Unknown | None] = uid_of
+) -> list[tuple[int, int, int]]:
     # line = ( login name / uid ) ":" first uid ":" count
     holders: dict[bytes, int] = {}
     found = []
@@ -74,7 +109,7 @@ def _understood(lines: list[bytes]) -> list[tuple[int, int, int]]:
             continue
         first, count = map(int, numbers)
         if name not in holders:
-            uid = int(name) if name.isdigit() and len(name) <= 10 else uid_of(name)
+            uid = int(name) if name.isdigit() and len(name) <= 10 else ask(name)
             # A name that nobody has, or that can't be asked for, still is one holder: a number that no uid is.
             holders[name] = uid if isinstance(uid, int) else -100 - len(holders)
         found.append((first, first + count - 1, holders[name]))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from helpers.hosts import until
+from helpers.machine import ROOT, program, run
 from helpers.releases import USERS, install
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def test_the_warm_process(debian: Container) -> None:
     until(lambda: pid_of(debian) not in ("0", pid))
     debian.run("systemctl stop identd-wait.service")
     assert debian.ask() == ":USERID:UNIX:root"
-    debian.run("systemctl restart identd-wait.socket")
+    debian.run("systemctl stop identd-wait.socket; systemctl start identd-wait.socket")
     assert debian.ask() == ":USERID:UNIX:root"
     pid = pid_of(debian)
     debian.run("dpkg -i /packages/identd_*.deb")
@@ -160,6 +161,66 @@ def test_the_warm_process(debian: Container) -> None:
 def pid_of(container: Container) -> str:
     """Return the pid of the warm process; "0": there is none."""
     return container.run("systemctl show -P MainPID identd-wait.service")
+
+
+def test_under_runit(debian: Container) -> None:
+    """The service that --install-service writes starts, is started again after a crash, and is stopped."""
+    debian.run("systemctl stop identd.socket; mkdir -p /etc/sv; identd --install-service runit --write")
+    # One of the supervisor's processes by itself, as runsvdir starts it.
+    debian.run("setsid runsv /etc/sv/identd >/dev/null 2>&1 &")
+    try:
+        for _ in range(2):
+            until(lambda: debian.run("ss -Hltn sport = :113") != "")
+            assert debian.ask("t-anna") == ":USERID:UNIX:t-anna"
+            debian.run("kill -SEGV $(cat /etc/sv/identd/supervise/pid)")
+    finally:
+        debian.run("sv -w 20 exit /etc/sv/identd; rm -r /etc/sv/identd", check=False)
+        until(lambda: debian.run("ss -Hltn sport = :113") == "")
+        debian.run("systemctl start identd.socket")
+
+
+# Debian 13's can't be installed beside systemd.
+@pytest.mark.parametrize("clean", ["bookworm"], indirect=True)
+def test_under_openrc(debian: Container) -> None:
+    """The service that --install-service writes is started and stopped; its supervisor lives through a crash."""
+    debian.run("systemctl stop identd.socket; identd --install-service openrc --write")
+    # OpenRC has not booted this system; it wants to see that it had, and would start the network.
+    folders = "starting started stopping stopped inactive wasinactive failed hotplugged daemons options exclusive"
+    debian.run(f"mkdir -p /run/openrc/tmp && cd /run/openrc && mkdir -p {folders} scheduled init.d && touch softlevel")
+    debian.run("sed -i 's/need net/:/' /etc/init.d/identd")
+    try:
+        debian.run("rc-service identd start >/dev/null 2>&1")
+        for _ in range(2):
+            until(lambda: debian.run("ss -Hltn sport = :113") != "")
+            assert debian.ask("t-anna") == ":USERID:UNIX:t-anna"
+            debian.run("pkill -SEGV -f '^/usr/bin/python3 -I /usr/sbin/identd'")
+    finally:
+        debian.run("rc-service identd stop; rm /etc/init.d/identd", check=False)
+        until(lambda: debian.run("ss -Hltn sport = :113") == "")
+        debian.run("systemctl start identd.socket")
+
+
+def test_upgraded_while_it_serves(debian: Container) -> None:
+    """The socket stays as it is, and open: the next query is the new version's."""
+    show = "systemctl show -P ActiveEnterTimestampMonotonic identd.socket"
+    before = debian.run(show)
+    assert debian.ask() == ":USERID:UNIX:root"
+    debian.run("dpkg -i /packages/identd_*.deb")
+    assert debian.ask() == ":USERID:UNIX:root"
+    assert debian.run(show) == before
+
+
+def test_autopkgtests(debian: Container) -> None:
+    """What Debian's own machinery runs after a change of the package's or of what it needs."""
+    copied = debian.root / "source"
+    run(program("git"), "clone", "-q", str(ROOT), str(copied))
+    # To Debian 13's autopkgtest a container is no machine; this one has an init, and a network of its own.
+    command = "autopkgtest --no-built-binaries --ignore-restrictions=isolation-machine /source/ -- null"
+    said = debian.run(f"cd / && timeout 110 {command} 2>&1", check=False)
+    debian.run("systemctl start identd.socket")
+    assert re.findall(r"^(answers|by-hand) +(\w+)", said, re.MULTILINE)[-2:] == [
+        ("answers", "PASS"), ("by-hand", "PASS"),
+    ], said  # fmt: skip
 
 
 def test_oidentd_and_back(debian: Container) -> None:

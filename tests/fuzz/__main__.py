@@ -58,8 +58,9 @@ def run(target: Path, seconds: int, kept: Path | None) -> int:
         into.mkdir(parents=True, exist_ok=True)
         command = [
             sys.executable, "-m", "tests.fuzz.one", str(target), f"-max_total_time={seconds}",
-            f"-timeout={_SECONDS_OF_ONE}", f"-rss_limit_mb={_MEMORY}", f"-max_len={_MOST_OCTETS.get(target.stem, 4096)}",
-            f"-artifact_prefix={Path.cwd()}/found-{target.stem}-", str(into),
+            f"-timeout={_SECONDS_OF_ONE}", f"-rss_limit_mb={_MEMORY}",
+            f"-artifact_prefix={Path.cwd()}/found-{target.stem}-",
+            f"-max_len={_MOST_OCTETS.get(target.stem, 4096)}", str(into),
             *([str(corpus(target))] if corpus(target).is_dir() else []),
         ]  # fmt: skip
         done = subprocess.run(

@@ -49,7 +49,8 @@ def check(data: bytes, of_user: bool, parse: Callable[..., Any], use: Callable[[
     :param parse: is given the octets, a path and what takes the notices. :param use: uses what came of it.
     """
     began = time.thread_time()
-    found = [_outcome(data, parse, None), _outcome(data, parse, [])]
+    noticed: list[Any] = []
+    found = [_outcome(data, parse, notices) for notices in (None, noticed)]
     assert (found[0] is None) == (found[1] is None)
     if found[0] is not None:
         use(found[0])

@@ -38,8 +38,9 @@ class Gateway(Town):
             ("out", self.there, (self.OUTER, self.OUTER_6), (self.THERE, self.THERE_TOO, self.THERE_6)),
         ):
             ip("link", "add", "name", device, "type", "veth", "peer", "name", device, "netns", far, namespace=self.gate)
-            self._address(self.gate, device, *inner)
-            self._address(far, device, *outer)
+            # Without a link-local address of its own a router asks for no neighbour.
+            self._address(self.gate, device, *inner, self.HERE_LINK)
+            self._address(far, device, *outer, self.THERE_LINK)
         for gateway in (self.INNER, self.INNER_6):
             ip("route", "add", "default", "via", gateway, namespace=self.here)
         # Outside knows the way back, for what is not translated.
@@ -50,21 +51,34 @@ class Gateway(Town):
                 Path("/proc/sys/net", setting).write_text("1")
 
     @contextlib.contextmanager
-    def translating(self, *rules: str, hook: str = "postrouting", zone: str = "") -> Iterator[None]:
+    def translating(
+        self, *rules: str, hook: str = "postrouting", zone: str = "", namespace: str = ""
+    ) -> Iterator[None]:
         """Have the gateway translate, by rules in nft(8)'s language.
 
         :param hook: where: ``"prerouting"`` for destinations. :param zone: a rule for what is raw, before that.
+        :param namespace: which other host does.
         """
         raw = f"chain r {{\ntype filter hook prerouting priority -300\n{zone}\n}}" if zone else ""
         chain = f"chain n {{\ntype nat hook {hook} priority 0\n" + "\n".join(rules) + "\n}"
-        self._nft(f"table inet identd {{\n{raw}\n{chain}\n}}\n")
+        self._nft(f"table inet identd {{\n{raw}\n{chain}\n}}\n", namespace)
         try:
             yield
         finally:
-            self._nft("delete table inet identd\n")
+            self._nft("delete table inet identd\n", namespace)
 
-    def _nft(self, commands: str) -> None:
-        words = [program("ip"), "netns", "exec", self.gate, program("nft"), "-f", "-"]
+    @contextlib.contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Have the gateway lose what ends a connection, so that conntrack's entries outlive it."""
+        chain = "chain f {\ntype filter hook forward priority -200\ntcp flags & (fin | rst) != 0 drop\n}"
+        self._nft(f"table inet forgetting {{\n{chain}\n}}\n")
+        try:
+            yield
+        finally:
+            self._nft("delete table inet forgetting\n")
+
+    def _nft(self, commands: str, namespace: str = "") -> None:
+        words = [program("ip"), "netns", "exec", namespace or self.gate, program("nft"), "-f", "-"]
         done = subprocess.run(words, input=commands, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, f"{commands}: {done.stderr}"
 

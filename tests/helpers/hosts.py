@@ -25,7 +25,7 @@ from helpers.machine import NOBODY, ROOT, program
 from helpers.pairs import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     Address = tuple[str, int]
     Ends = tuple[Address, Address]
@@ -229,11 +229,12 @@ class Person:
     functions, and the list `kept` of the connections that it made.
     """
 
-    def __init__(self, uid: int = 0, namespace: str = "") -> None:
+    def __init__(self, uid: int = 0, namespace: str = "", within: Sequence[str] = ()) -> None:
+        """:param within: a command that runs another one, and that it is run by."""
         self.uid = uid
         code = f"import sys; sys.path[:0] = {PATH}; from helpers.hosts import obey; obey({uid}, {namespace!r})"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*within, sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.pid = self._process.pid
 

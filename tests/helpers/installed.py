@@ -30,7 +30,7 @@ FROM_DISTRIBUTION = (
 
 #: What both install from, and no more of the tree.
 SOURCES = ("setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE", "identd.py", "identserver", "lookup",
-           "man", "systemd", "xinetd.d")  # fmt: skip
+           "man", "systemd", "xinetd.d", "docs")  # fmt: skip
 
 #: Seconds. pip is slow where much else runs.
 INSTALLING = 300.0

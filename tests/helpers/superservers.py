@@ -54,9 +54,9 @@ class Place(NamedTuple):
         return str(path)
 
 
-def _xinetd(place: Place, name: str) -> list[str]:
-    """Run xinetd.d/identd with one of its two services."""
-    text = place.here((ROOT / "xinetd.d" / "identd").read_text())
+def _xinetd(place: Place, name: str, file: str = "identd") -> list[str]:
+    """Run a file of xinetd.d with one of its two services."""
+    text = place.here((ROOT / "xinetd.d" / file).read_text())
     text = replaced(text, "= 113\n", f"= {place.port}\n")
     disabled, enabled = ("identd", "identd-wait") if name == "identd-wait" else ("identd-wait", "identd")
     for service, word in ((enabled, "no"), (disabled, "yes")):
@@ -131,6 +131,12 @@ WAIT = {
 
 SUPERSERVERS = {**NOWAIT, **WAIT}
 
+#: xinetd with the files for --masquerade: by the file and the service.
+MASQUERADING = {
+    (file, name): Superserver(lambda place, file=file, name=name: _xinetd(place, name, file))  # type: ignore[misc]
+    for file in ("identd-masquerade", "identd-containers") for name in ("identd", "identd-wait")
+}  # fmt: skip
+
 
 class Driver(NamedTuple):
     """A superserver at work: where it listens, and the daemon's end of its processes' /dev/log."""
@@ -173,9 +179,9 @@ class Driver(NamedTuple):
 
 
 @contextlib.contextmanager
-def driving(name: str, identd: Path, options: str = "") -> Iterator[Driver]:
-    """Start a superserver, and end it with all that it started."""
-    superserver = SUPERSERVERS[name]
+def driving(name: str, identd: Path, options: str = "", superserver: Superserver | None = None) -> Iterator[Driver]:
+    """Start a superserver, and end it with all that it started. :param superserver: default: the one of that name."""
+    superserver = superserver or SUPERSERVERS[name]
     with readable_folder() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
         syslog.bind(str(folder / "log"))
         (folder / "log").chmod(0o666)

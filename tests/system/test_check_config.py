@@ -105,7 +105,7 @@ def test_an_error(config: Path, text: str, expected: str) -> None:
     assert (stderr, status) == ("", 1)
     assert any(line.startswith(f"error: {config}:{expected}") for line in lines), lines
     assert "the answer is true" not in lines
-    assert lines[-1] == "not well: 1 error, see above"
+    assert lines[-2] == "not well: 1 error, see above"
 
 
 def test_a_file_that_is_missing(config: Path) -> None:
@@ -294,3 +294,20 @@ def test_what_only_identd_understands(carol: Resident, config: Path) -> None:
     assert listed() == [
         f"{config}:1:37: only identd understands this: a network by name", f"understands all of {carol.file}",
     ]  # fmt: skip
+
+
+# Machines behind this one.
+
+
+def test_the_file_for_machines_behind(config: Path, tmp_path: Path) -> None:
+    """Its errors and warnings have their places, options that count now are explained, and an error is no success."""
+    path = tmp_path / "masq"
+    path.write_text("10.0.0.0/33 a UNIX\n10.1.0.0/16 b UNIX\n10.1.2.3 c UNIX")
+    lines, _, status = checked("-C", str(config), "-mf", "--masquerade-file", str(path), "-P", "192.0.2.1")
+    assert any(line.startswith("option   --proxy counts") and "who asks from 192.0.2.1" in line for line in lines)
+    assert any(line.startswith(f"error: {path}:1:10: a number of bits from 0 to 32") for line in lines)
+    assert any(line.startswith(f"warning: {path}:3:1: this line never counts: line 2") for line in lines)
+    assert status == 1
+    path.write_text("10.1.0.0/16 b UNIX\n")
+    lines, _, status = checked("-C", str(config), "-m", "--masquerade-file", str(path))
+    assert f"machines {path} has 1 line about machines behind this one" in lines and status == 0

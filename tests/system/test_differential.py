@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["helpers.people"]
 
 #: How many configurations to compare, of well-formed ones and of broken ones each; the number here is for CI.
-EXAMPLES = int(os.environ.get("IDENTD_FUZZ_EXAMPLES", "1000"))
+EXAMPLES = int(os.environ.get("IDENTD_FUZZ_EXAMPLES", "500"))
 SEED = int(os.environ.get("IDENTD_FUZZ_SEED", "1"))
 
 #: The connections that are asked about: whose, both ends' addresses and ports.

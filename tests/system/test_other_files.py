@@ -222,7 +222,7 @@ def test_many_register_at_once(carol: Resident, config: Path) -> None:
 def test_the_shell_line(carol: Resident, ports: str, config: Path) -> None:
     """What the manual has for a shell registers a reply."""
     page = (ROOT / "man" / "identd.conf.5").read_text()
-    (line,) = re.findall(r"^echo guest > .*$", page, re.MULTILINE)
+    (line,) = re.findall(r"^cd ~/.config/identd && echo guest > .*$", page, re.MULTILINE)
     run = {"env": {"HOME": str(carol.home), "PATH": os.environ["PATH"]}, **carol.who}
     folder = carol.home / ".config" / "identd"
     subprocess.run(["mkdir", "-p", str(folder)], check=True, timeout=PATIENCE, **run)

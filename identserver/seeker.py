@@ -1,0 +1,151 @@
+"""Which process looks behind NAT and into other network namespaces, for those that may not?
+
+One of its own, forked before anything is read that a stranger sent: it takes requests of a fixed form (`kernel.wire`)
+over a socketpair, answers each, and ends with whoever asks. It alone keeps capabilities, four at most, and is otherwise
+the user who serves.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import stat
+import threading
+from _thread import start_new_thread
+
+from lookup.connection import IdentError
+from lookup.kernel import search
+from lookup.kernel.wire import MAX_ANSWER, REQUEST_SIZE, Found, Request
+
+from . import capabilities, reader
+from .log import Log
+from .privileges import drop_capabilities, serving_ids
+
+TYPE_CHECKING = False  # see options.py
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from .options import Options
+
+#: Seconds to wait for an answer: less than a lookup may take.
+SECONDS = 3.0
+
+#: How many requests are worked on at a time.
+MOST = 32
+
+
+def begin(options: Options, log: Log) -> Seeker | None:
+    """Start the process, which keeps what capabilities it needs, and have this one keep none, and gain none.
+
+    Root has to be given up afterwards. What is missing is logged.
+
+    :return: None: without capabilities nobody can look.
+    :raises UsageError: there is no such user or group. :raises OSError: there is no process to be had.
+    """
+    having = capabilities.held()
+    enough = capabilities.suffice(having)
+    for reason in capabilities.lacking(having):
+        log.write(Log.INFO if enough else Log.ERROR, f"--masquerade: {reason}")
+    ids = serving_ids(options.user, options.group)
+    seeker = Seeker(having & capabilities.mask(), ids) if enough else None
+    capabilities.no_new_privileges()
+    if ids is None:
+        drop_capabilities()
+    return seeker
+
+
+class Seeker:
+    """A process that looks where this one may not. It is forked while this process has one thread."""
+
+    def __init__(self, kept: int = 0, ids: tuple[int, int] | None = None) -> None:
+        """:param kept: its capabilities, as a set of bits. :param ids: whom it becomes: uid and gid; None: nobody else.
+
+        :raises OSError: there is no process to be had.
+        """
+        search.prepare()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            if os.fork() == 0:
+                _serve(theirs, kept, ids)
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable once the process has ended."""
+        return self._socket.fileno()
+
+    def ask(self, request: Request) -> Found:
+        """Return what a request comes to. Any thread may ask.
+
+        :raises IdentError: nobody answers, or not in time. :raises ValueError: an address is none.
+        """
+        data = request.pack()
+        try:
+            # One pipe for each answer, so that none is ever taken for another's.
+            reader, writer = os.pipe()
+            try:
+                try:
+                    socket.send_fds(self._socket, [data], [writer], socket.MSG_DONTWAIT)
+                finally:
+                    os.close(writer)
+                return Found.unpack(_read(reader))
+            finally:
+                os.close(reader)
+        except (OSError, ValueError) as error:
+            # EPIPE, ECONNRESET: it was killed. EAGAIN: it does nothing. EMFILE: no descriptors. A timeout, ETIMEDOUT.
+            # ValueError: no answer.
+            reason = getattr(error, "strerror", None) or error
+            raise IdentError(f"nobody looks behind NAT and into other network namespaces: {reason}") from None
+
+    def close(self) -> None:
+        """Let the process end."""
+        self._socket.close()
+
+
+def _read(fd: int) -> bytes:
+    """Return what comes through a pipe. :raises TimeoutError: it does not come in time."""
+    look = select.poll()
+    look.register(fd, select.POLLIN)
+    if not look.poll(SECONDS * 1000):
+        raise TimeoutError(errno.ETIMEDOUT, "it takes too long")
+    return os.read(fd, MAX_ANSWER)
+
+
+def _serve(requests: socket.socket, kept: int, ids: tuple[int, int] | None) -> NoReturn:
+    """Answer each request in a thread, until the process that asks has ended."""
+    try:
+        reader.let_go_of_all_but(requests.fileno())
+        os.chdir("/")
+        # It ends with whoever asks, which finishes the queries under way.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        capabilities.keep_only(kept, ids)
+        places = threading.BoundedSemaphore(MOST)
+        while True:
+            request, fds, _, _ = socket.recv_fds(requests, REQUEST_SIZE + 1, 1)
+            if not request:
+                break
+            places.acquire()
+            # Not by threading.Thread, whose start() waits without end for one that has no memory to begin with.
+            start_new_thread(_answer, (request, fds, places))
+    finally:
+        os._exit(0)
+
+
+def _answer(request: bytes, fds: list[int], places: threading.BoundedSemaphore) -> None:
+    """Answer one request into a pipe: an answer always fits."""
+    try:
+        answer = search.search(Request.unpack(request)).pack()
+        for fd in fds:
+            # Whatever else it may be is not written to with capabilities.
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                os.set_blocking(fd, False)
+                os.write(fd, answer)
+    except (OSError, ValueError):
+        # EPIPE: nobody waits any more. ValueError: no request, and so no answer.
+        pass
+    finally:
+        for fd in fds:
+            os.close(fd)
+        places.release()

@@ -1,0 +1,157 @@
+"""Do processes of the host hold a socket, or processes of a container, and in whose user namespace?
+
+The process decides, and not the network namespace: `ip netns exec` puts the host's own processes into another one, and
+a process may hold a socket that was made elsewhere. To see them takes CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..connection import IdentError
+from . import unsynced
+from .wire import NO_UID, OF_A_CONTAINER, OF_THE_HOST
+
+TYPE_CHECKING = False  # see connection.py
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    #: Who holds a socket, and the owner of their user namespace (see `wire.Found`).
+    Custody = tuple[int, int]
+
+_NS_GET_OWNER_UID = 0xB704  # ioctl_ns(2)
+
+
+class Changing(IdentError):
+    """What was found a moment ago has changed: who looks again may find how it is now."""
+
+
+#: How many processes are remembered that held a container's socket.
+_MOST = 256
+
+#: Of containers whose socket somebody has asked about: looked at first. A hint, which is checked like any process.
+_hints: dict[int, None] = {}
+
+
+def of(inode: int) -> tuple[Custody, int]:
+    """Return who holds a socket, and the number of one process that does.
+
+    A process of a container's that held one before is looked at first, and is enough: whoever else holds the socket,
+    it is not named after a login of the host's. Otherwise every process is looked at.
+
+    :raises Changing: nobody is seen to hold it. :raises IdentError: different ones do; or it can't be found out.
+    """
+    wanted = f"socket:[{inode}]"
+    for pid in list(_hints):
+        held, _ = _holds(pid, wanted)
+        custody = _custody(pid, wanted) if held else None
+        if custody is not None and custody[0] == OF_A_CONTAINER:
+            return custody, pid
+    found: dict[Custody, int] = {}
+    closed = 0
+    for pid in _processes():
+        held, seen = _holds(pid, wanted)
+        closed += not seen
+        custody = _custody(pid, wanted) if held else None
+        if custody is not None:
+            found.setdefault(custody, pid)
+    if len(found) > 1:
+        raise IdentError(f"the socket is held by different ones: processes {_listed(found.values())}")
+    if not found:
+        why = f", but {closed} can't be looked at: that needs CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE" if closed else ""
+        raise Changing(f"no process is seen to hold the socket{why}")
+    custody, pid = found.popitem()
+    if custody[0] == OF_A_CONTAINER:
+        _hints.pop(pid, None)
+        _hints[pid] = None
+        if len(_hints) > _MOST:
+            _hints.pop(next(iter(_hints)), None)
+    return custody, pid
+
+
+def _listed(pids: Iterable[int]) -> str:
+    return " and ".join(map(str, sorted(pids)))
+
+
+def _processes() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    except OSError as error:
+        # ENOENT, EACCES: there is no /proc, or it is closed to us. EMFILE, ENFILE: no descriptors.
+        raise IdentError(f"processes can't be listed: {error.strerror}") from None
+
+
+def _holds(pid: int, wanted: str) -> tuple[bool, bool]:
+    """Return whether a process holds a socket, and whether that could be seen."""
+    folder = f"/proc/{pid}/fd/"
+    try:
+        fds = os.listdir(folder)
+    except (FileNotFoundError, ProcessLookupError):
+        # ENOENT, ESRCH: it has ended.
+        return False, True
+    except OSError:
+        # EACCES: it is closed to us. EMFILE, ENFILE: no descriptors.
+        return False, False
+    seen = True
+    for fd in fds:
+        try:
+            if os.readlink(folder + fd) == wanted:
+                return True, True
+        except (FileNotFoundError, ProcessLookupError):
+            # ENOENT: it was closed.
+            continue
+        except OSError:
+            # EACCES: without CAP_SYS_PTRACE.
+            seen = False
+    return False, seen
+
+
+def _custody(pid: int, wanted: str) -> Custody | None:
+    """Return whose a process that holds a socket is; None: it has ended. :raises IdentError: that can't be seen."""
+    try:
+        # A descriptor of this folder is of that very process, whoever has its number later.
+        process = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if not _still_holds(process, wanted):
+                return None
+            users, first = os.stat("ns/user", dir_fd=process), os.stat("/proc/1/ns/user")
+            if unsynced.identity("root", process) == unsynced.identity("/proc/1/root"):
+                return OF_THE_HOST, NO_UID
+            return OF_A_CONTAINER, NO_UID if os.path.samestat(users, first) else _maker(process)
+        finally:
+            os.close(process)
+    except (FileNotFoundError, ProcessLookupError):
+        # ENOENT, ESRCH: it has ended, and others may hold the socket now.
+        return None
+    except OSError as error:
+        # EACCES: without CAP_SYS_PTRACE, or with fewer capabilities than process 1.
+        raise IdentError(f"whether process {pid} is the host's can't be seen: {error.strerror}") from None
+
+
+def _still_holds(process: int, wanted: str) -> bool:
+    folder = os.open("fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process)
+    try:
+        for fd in os.listdir(folder):
+            try:
+                if os.readlink(fd, dir_fd=folder) == wanted:
+                    return True
+            except FileNotFoundError:
+                # ENOENT: it was closed.
+                continue
+        return False
+    finally:
+        os.close(folder)
+
+
+def _maker(process: int) -> int:
+    """Return who owns a process' user namespace. :raises OSError: see `_custody`."""
+    from array import array
+    from fcntl import ioctl
+
+    owner = array("I", [NO_UID])
+    fd = os.open("ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
+    try:
+        ioctl(fd, _NS_GET_OWNER_UID, owner)
+    finally:
+        os.close(fd)
+    return owner[0]

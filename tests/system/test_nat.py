@@ -1,0 +1,244 @@
+"""Is the true owner named of a connection that this host translates, or that a container of its own has?
+
+(Items 1 to 4 of issue 12.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from helpers.askers import FORMS
+from helpers.hosts import nameless_uid
+from helpers.judged import FAR, REAL, Judged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytest_plugins = ["helpers.gateways", "helpers.judged"]
+
+#: The port that a masqueraded connection has outside, and a published one.
+OUTSIDE, PUBLISHED = 50123, 8080
+
+
+class Net(NamedTuple):
+    """The addresses of one family."""
+
+    behind: str
+    inner: str
+    outer: str
+    there: str
+
+
+@pytest.fixture(params=("IPv4", "IPv6"))
+def net(judged: Judged, request: pytest.FixtureRequest) -> Net:
+    """The addresses of IPv4, then of IPv6."""
+    gateway = judged.gateway
+    if request.param == "IPv4":
+        return Net(gateway.HERE, gateway.INNER, gateway.OUTER, gateway.THERE)
+    return Net(gateway.HERE_6, gateway.INNER_6, gateway.OUTER_6, gateway.THERE_6)
+
+
+@contextlib.contextmanager
+def masqueraded(judged: Judged, net: Net, uid: int, **living: bool) -> Iterator[None]:
+    """Somebody behind, called behind, has a connection, which the judged host masquerades."""
+    rule = f"meta l4proto tcp oifname out masquerade to :{OUTSIDE}"
+    with judged.gateway.translating(rule), judged.living("behind", judged.gateway.here, uid, **living):
+        judged.dials("behind", net.there, net.behind)
+        yield
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_masqueraded(judged: Judged, net: Net, form: str) -> None:
+    """A process of the host's own, as `ip netns exec` makes one: its login name, only with -m, by the port outside."""
+    with masqueraded(judged, net, judged.user.pw_uid, image=False):
+        assert judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer) == f"USERID:UNIX:{judged.user.pw_name}"
+        assert judged.asked(form, (OUTSIDE, FAR), target=net.outer) == "ERROR:NO-USER"
+        assert judged.asked(form, (REAL, FAR), "-m", target=net.outer) == "ERROR:NO-USER"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_images_uid_is_a_number(judged: Judged, form: str) -> None:
+    """A process with a root directory of its own: the number, what --container-reply says, or a block for the number.
+
+    Never the login name that the host has for that uid, and never that user's block.
+    """
+    net = net_of(judged)
+    uid, name = judged.user.pw_uid, judged.user.pw_name
+    with masqueraded(judged, net, uid):
+        assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:OTHER:{uid}"
+        assert judged.asked(form, (OUTSIDE, FAR), "-m", "--container-reply", "box") == "USERID:UNIX:box"
+        assert judged.asked(form, (OUTSIDE, FAR), "-mF", "%u/%g") == f"USERID:OTHER:{uid}"
+        for block, reply in (
+            (f'user "{name}" {{ default {{ force reply "wrong" }} }}', f"USERID:OTHER:{uid}"),
+            (f'user {uid} {{ default {{ force reply "box" }} }}', "USERID:UNIX:box"),
+            ("default { default { force hide } }", "ERROR:HIDDEN-USER"),
+        ):
+            with judged.allowing(block) as options:
+                assert judged.asked(form, (OUTSIDE, FAR), "-m", *options) == reply
+
+
+def net_of(judged: Judged) -> Net:
+    """Return the addresses of IPv4."""
+    gateway = judged.gateway
+    return Net(gateway.HERE, gateway.INNER, gateway.OUTER, gateway.THERE)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_range_of_uids(judged: Judged, form: str) -> None:
+    """A container's uid in a range of /etc/subuid is its owner's, with the rules for them; in two people's: unknown."""
+    uid, name = nameless_uid(), judged.user.pw_name
+    try:
+        with masqueraded(judged, net_of(judged), uid):
+            judged.sub_ids(f"{name}:{uid - 5}:6")
+            assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:UNIX:{name}"
+            assert f"({name}, uid {judged.user.pw_uid}, held as uid {uid} in /proc/" in judged.log
+            with judged.allowing(f'user "{name}" {{ default {{ force hide }} }}') as options:
+                assert judged.asked(form, (OUTSIDE, FAR), "-m", *options) == "ERROR:HIDDEN-USER"
+            judged.sub_ids(f"{name}:{uid - 5}:6", f"nobody:{uid}:1")
+            assert judged.asked(form, (OUTSIDE, FAR), "-m") == "ERROR:UNKNOWN-ERROR"
+            judged.sub_ids(f"{name}:{uid - 5}:5")
+            assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:OTHER:{uid}"
+    finally:
+        judged.sub_ids()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_rootless_container(judged: Judged, form: str) -> None:
+    """A user namespace that is of the very user whose uid the socket has: that user."""
+    with masqueraded(judged, net_of(judged), judged.user.pw_uid, mapped=True):
+        assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:UNIX:{judged.user.pw_name}", judged.log
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_published_port(judged: Judged, net: Net, form: str) -> None:
+    """The far end has called a port of the host's, which leads into a container: whoever accepted it there."""
+    host = f"[{net.behind}]" if ":" in net.behind else net.behind
+    family = "ip6" if ":" in net.behind else "ip"
+    rule = f"iifname out tcp dport {PUBLISHED} dnat {family} to {host}:80"
+    gateway = judged.gateway
+    with (
+        gateway.translating(rule, hook="prerouting"),
+        judged.living("behind", gateway.here, judged.user.pw_uid, image=False, binds=True),
+    ):
+        judged.within("behind", "listener = socket.create_server((host, 80), family=family_of(host))", host=net.behind)
+        with judged.called(net.outer, PUBLISHED, net.there) as port:
+            judged.within("behind", "kept.append(listener.accept()[0])")
+            reply = judged.asked(form, (PUBLISHED, port), "-m", target=net.outer)
+            assert reply == f"USERID:UNIX:{judged.user.pw_name}", judged.log
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_led_to_a_proxy_here(judged: Judged, net: Net, form: str) -> None:
+    """REDIRECT: a local process has accepted what went to another port."""
+    gateway = judged.gateway
+    with (
+        gateway.translating("iifname out tcp dport 3128 redirect to :13128", hook="prerouting"),
+        judged.living("proxy", "", judged.user.pw_uid, image=False),
+    ):
+        judged.within("proxy", "listener = socket.create_server((host, 13128), family=family_of(host))", host=net.outer)
+        with judged.called(net.outer, 3128, net.there) as port:
+            judged.within("proxy", "kept.append(listener.accept()[0])")
+            named = f"USERID:UNIX:{judged.user.pw_name}"
+            assert judged.asked(form, (3128, port), "-m", target=net.outer) == named, judged.log
+            assert judged.asked(form, (3128, port), target=net.outer) == "ERROR:NO-USER"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_our_own_to_another_destination(judged: Judged, net: Net, form: str) -> None:
+    """A local process' connection that a rule leads elsewhere: the far end sees another address than the process."""
+    family, wrong = ("ip6", "fd91::77") if ":" in net.there else ("ip", "10.91.0.77")
+    host = f"[{net.there}]" if ":" in net.there else net.there
+    gateway = judged.gateway
+    with (
+        gateway.translating(f"{family} daddr {wrong} tcp dport 7000 dnat {family} to {host}:{FAR}", hook="output"),
+        judged.living("here", "", judged.user.pw_uid, image=False),
+    ):
+        judged.dials("here", wrong, net.outer, far=7000)
+        named = f"USERID:UNIX:{judged.user.pw_name}"
+        assert judged.asked(form, (REAL, FAR), "-m", target=net.outer) == named, judged.log
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_zone(judged: Judged, form: str) -> None:
+    """A rule has put the direction of who began it into a zone of its own: found by the other one."""
+    rule = f"oifname out tcp dport {FAR} masquerade to :{OUTSIDE}"
+    gateway = judged.gateway
+    with (
+        gateway.translating(rule, zone="iifname in ct original zone set 7"),
+        judged.living("behind", gateway.here, judged.user.pw_uid, image=False),
+    ):
+        judged.dials("behind", gateway.THERE, gateway.HERE)
+        named = f"USERID:UNIX:{judged.user.pw_name}"
+        assert judged.asked(form, (OUTSIDE, FAR), "-m") == named, judged.log
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_containers_was_first(judged: Judged, form: str) -> None:
+    """W8: a local user has a socket with the very ends that a container's connection has outside."""
+    uid = judged.user.pw_uid
+    gateway = judged.gateway
+    with (
+        gateway.translating(f"oifname out tcp sport {REAL} masquerade to :{OUTSIDE}"),
+        judged.living("behind", gateway.here, nameless_uid()),
+        judged.living("bob", "", uid, image=False),
+    ):
+        judged.dials("behind", gateway.THERE, gateway.HERE)
+        judged.dials("bob", gateway.THERE, gateway.OUTER, port=OUTSIDE)
+        assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:OTHER:{nameless_uid()}", judged.log
+        assert judged.asked(form, (OUTSIDE, FAR)) == f"USERID:UNIX:{judged.user.pw_name}"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_stale_entry(judged: Judged, form: str) -> None:
+    """Its socket has gone, and conntrack's entry has not: nobody, whoever has the port by now."""
+    gateway = judged.gateway
+    with masqueraded(judged, net_of(judged), judged.user.pw_uid, image=False):
+        with gateway.forgetting():
+            judged.within("behind", "kept.pop().close()")
+        assert judged.asked(form, (OUTSIDE, FAR), "-m") == "ERROR:NO-USER", judged.log
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_dead_container(judged: Judged, form: str) -> None:
+    """Its processes have ended, its namespace may have too."""
+    gateway = judged.gateway
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(masqueraded(judged, net_of(judged), judged.user.pw_uid))
+        stack.enter_context(gateway.forgetting())
+        judged.host.tell("people['behind'].close()")
+        assert judged.asked(form, (OUTSIDE, FAR), "-m") in ("ERROR:NO-USER", "ERROR:UNKNOWN-ERROR"), judged.log
+
+
+def test_explained(judged: Judged) -> None:
+    """--explain tells each step: the entry, the namespace, the socket, who holds it, and the rule that names them."""
+    uid = judged.user.pw_uid
+    with masqueraded(judged, net_of(judged), uid):
+        said = judged.explained((OUTSIDE, FAR), "-m")
+    entry = "conntrack on this host: 10.91.0.1:50123 - 10.91.0.2:6667 is 10.92.0.2:40000 - 10.91.0.2:6667"
+    for step in (
+        entry, "socket in /proc/", ": 10.92.0.2:40000 10.91.0.2:6667 ESTABLISHED", "held by process ",
+        ", a container's", f"uid {uid} is nobody's of this host there",
+        f"none: uid {uid} is a container's", f"USERID:OTHER:{uid}",
+    ):  # fmt: skip
+        assert step in said, said
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_local_sub_ids(judged: Judged, form: str) -> None:
+    """--subuid: a local uid without a login name is of who has its range; one that has both is unknown."""
+    uid, name = nameless_uid(), judged.user.pw_name
+    named, number = f"USERID:UNIX:{name}", f"USERID:OTHER:{uid}"
+    with judged.living("here", "", uid), judged.living("bob", "", judged.user.pw_uid, image=False):
+        judged.dials("here", judged.gateway.THERE, judged.gateway.OUTER, port=REAL + 2)
+        judged.dials("bob", judged.gateway.THERE, judged.gateway.OUTER, port=REAL + 3)
+        try:
+            judged.sub_ids(f"{name}:{uid}:1", f"nobody:{judged.user.pw_uid}:1")
+            assert judged.asked(form, (REAL + 2, FAR), "--subuid") == named, judged.log
+            assert judged.asked(form, (REAL + 2, FAR), "--subuid", "-m") == named, judged.log
+            assert judged.asked(form, (REAL + 2, FAR)) == number
+            assert judged.asked(form, (REAL + 3, FAR), "--subuid") == "ERROR:UNKNOWN-ERROR"
+            assert judged.asked(form, (REAL + 3, FAR), "-m") == named
+        finally:
+            judged.sub_ids()

@@ -1,0 +1,79 @@
+"""What comes of a search in which things change, and who holds a socket that different ones have?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from helpers.judged import Judged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytest_plugins = ["helpers.gateways", "helpers.judged"]
+
+#: The port that the masqueraded connection has outside.
+OUTSIDE = 50123
+
+#: On the judged host: search, and have a function do something when the socket was found.
+SEARCH = """
+from lookup.kernel import custody, search, wire
+custody._hints.clear()
+genuine = custody.of
+def of(inode):
+    if changes:
+        exec(changes.pop(0), globals())
+    return genuine(inode)
+custody.of = of
+try:
+    found = search.search(wire.Request((ours, 50123), (far, 6667)))
+finally:
+    custody.of = genuine
+found.kind, found.uid, found.held, found.reason
+"""
+
+
+@pytest.fixture
+def masqueraded(judged: Judged) -> Iterator[Judged]:
+    """A container's process, called behind, has a connection, which the judged host masquerades."""
+    gateway = judged.gateway
+    rule = f"meta l4proto tcp oifname out masquerade to :{OUTSIDE}"
+    with gateway.translating(rule), judged.living("behind", gateway.here, judged.user.pw_uid):
+        judged.dials("behind", gateway.THERE, gateway.HERE)
+        yield judged
+
+
+def searched(judged: Judged, *changes: str) -> Any:
+    """Return the kind, the uid, who holds it, and the reason."""
+    gateway = judged.gateway
+    values: dict[str, Any] = {"changes": list(changes), "ours": gateway.OUTER, "far": gateway.THERE}
+    return judged.host.tell("import pathlib\n" + SEARCH, **values)
+
+
+def test_it_ends_meanwhile(masqueraded: Judged) -> None:
+    """Its process ends when its socket was found, and conntrack's entry outlives it: nobody, and no error."""
+    from lookup.kernel.wire import INSIDE, NOBODY, OF_A_CONTAINER
+
+    assert searched(masqueraded)[:3] == (INSIDE, masqueraded.user.pw_uid, OF_A_CONTAINER)
+    with masqueraded.gateway.forgetting():
+        assert searched(masqueraded, "people['behind'].tell('kept.pop().close()')")[0] == NOBODY
+
+
+def test_held_by_different_ones(masqueraded: Judged) -> None:
+    """A process of the host's has the container's socket, too: it is nobody's."""
+    from lookup.kernel.wire import FAILED
+
+    take = (
+        "pid = people['behind'].pid\n"
+        "numbers = [int(fd) for fd in os.listdir(f'/proc/{pid}/fd')]\n"
+        "pidfd = os.pidfd_open(pid)\n"
+        "taken = [libc.syscall(438, pidfd, fd, 0) for fd in numbers]\n"  # pidfd_getfd(2)
+    )
+    masqueraded.host.tell(take + "None")
+    try:
+        kind, uid, _, reason = searched(masqueraded)
+        assert kind == FAILED
+        assert "held by different ones" in reason
+    finally:
+        masqueraded.host.tell("for fd in [*taken, pidfd]: os.close(fd)\nNone")
+    assert uid >= 0
