@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookup.config.readings import READERS, readings, spellings
+from lookup.config.readings import MOST, READERS, readings, spellings
 
 #: For the beginning of a row of the table: names, and what these clients read in them.
 READ = {
@@ -67,6 +67,14 @@ def test_any_name(name: bytes) -> None:
     assert found[0] == name
     assert len(found) == len(set(found)) < 5000
     assert b"" not in found
+
+
+@pytest.mark.parametrize("piece", [b".", b"a!", b"bob ", b"~", b"\v"])
+def test_a_name_as_long_as_a_file(piece: bytes) -> None:
+    """What is far beyond what is sent is not read: a query about a user with such a reply costs no more than others."""
+    found = readings(piece * (65_000 // len(piece)))
+    assert max(map(len, found)) <= MOST + 2, "a client adds a sign, and another one behind it"
+    assert found == readings((piece * MOST)[:MOST])
 
 
 @given(st.text("abcxyz089", min_size=1, max_size=8))

@@ -98,6 +98,11 @@ _SHORTEST_BUFFER = 60
 _LONGEST_LOGIN = 32
 
 
+#: Octets of a name that are looked at: `MAX_USER_ID` are sent, and no login name is as long. A user's file may hold 64
+#: KiB, with which all of this would take a second for each query.
+MOST = 2 * MAX_USER_ID
+
+
 def another_user(
     name: bytes, uid: int, uid_of: Callable[[bytes], int | Unknown | None]
 ) -> tuple[bytes, int] | Unknown | None:
@@ -115,10 +120,11 @@ def another_user(
 
 
 def readings(name: bytes) -> list[bytes]:
-    """Return all that clients may take a name for, each once, the name as it is first.
+    """Return all that clients may take a name for, each once, the name as it is first, up to `MOST` octets of it.
 
     Some pass on what they have read to others, who read that in their own way.
     """
+    name = name[:MOST]
     found = {name: None, name[:MAX_USER_ID]: None}
     # What is only letters and digits, nobody reads otherwise.
     if not name.isalnum():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from functools import partial
 
+from ..connection import MAX_USER_ID
 from .parser import DEFAULTS, KEYWORDS, MAX_REPLIES, NO_STRINGS
 from .words import ESCAPE, Notice, shown
 
@@ -106,20 +107,26 @@ def _reply(words: Words, index: int, count: int) -> Iterator[Notice]:
         yield words.notice(index, f"{shown(token)} is {one_more}: put that statement before the replies")
     elif token.startswith(b'"'):
         yield from _string(words, index)
-        if re.fullmatch(_PLACEHOLDER, text):
+        if _is_placeholder(text):
             yield words.notice(index, f"{shown(text)} is sent as it stands: nothing puts a name in its place")
     elif token in _SIGNS or token.startswith((b"//", b";")):
         reason = "neither a separator nor a comment" + ("" if token in _SIGNS else " (# begins one)")
         yield words.notice(index, f"{shown(token)} is {one_more}: it is {reason}")
     elif _follows_a_string(words, index):
         yield words.notice(index, f"{shown(token)} is {one_more}: the string before it ends at its second quote")
-    elif re.fullmatch(_PLACEHOLDER, token):
+    elif _is_placeholder(token):
         yield words.notice(index, f"{shown(token)} is sent as it stands: nothing puts a name in its place")
     elif token.endswith((b";", b",")) and not re.match(_QUOTE, token):
         reason = f"{shown(token)} is sent with its {shown(token[-1:])}: statements and replies have no such sign"
         yield words.notice(index, reason)
     else:
         yield from _string(words, index, "" if count < 2 else f", and each word is {one_more}")
+
+
+def _is_placeholder(text: bytes) -> bool:
+    """Return whether a program, or a person, was to put a name in place of a text."""
+    # Of a longer one the beginning is sent; and the time that this takes grows with the square of the length.
+    return len(text) <= MAX_USER_ID and re.fullmatch(_PLACEHOLDER, text) is not None
 
 
 def _string(words: Words, index: int, more: str = "") -> Iterator[Notice]:

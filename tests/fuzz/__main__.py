@@ -20,7 +20,7 @@ from .one import load
 _ROOT = Path(__file__).resolve().parent.parent.parent
 
 #: Octets of an input: more than a user's file may have, so that what takes too long is found.
-_MOST_OCTETS = {"user_file": 1 << 16, "system_file": 1 << 17, "query": 1 << 12}
+_MOST_OCTETS = {"user_file": 1 << 16, "system_file": 1 << 17, "masquerade": 1 << 16, "query": 1 << 12}
 
 #: Seconds for one input, and MiB of memory, past which a target has failed. A loaded machine is slow.
 _SECONDS_OF_ONE, _MEMORY = 30, 1024

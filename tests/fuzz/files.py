@@ -55,26 +55,31 @@ def check(data: bytes, of_user: bool, parse: Callable[..., Any], use: Callable[[
     if found[0] is not None:
         use(found[0])
     for notice in only_ours(data, "f", of_user):
-        _look_at(data, notice)
-    taken = time.thread_time() - began
-    assert taken < SECONDS + SECONDS_PER_OCTET * len(data), f"{taken} s for {len(data)} octets"
+        look_at(data, notice)
+    within(began, data)
     begin = 3 if data.startswith(words.BYTE_ORDER_MARK) else 0
     expected = [token for token in _TOKEN.findall(data, begin) if token and not token.startswith((b"#", b"/*"))]
     assert words.Words(data, "f").tokens == [*expected, b""]
+
+
+def within(began: float, data: bytes) -> None:
+    """Make sure that a file did not take too long. :param began: when that did, of this thread's time."""
+    taken = time.thread_time() - began
+    assert taken < SECONDS + SECONDS_PER_OCTET * len(data), f"{taken} s for {len(data)} octets"
 
 
 def _outcome(data: bytes, parse: Callable[..., Any], notices: list[words.Notice] | None) -> Any:
     try:
         return parse(data, "f", notices)
     except ConfigError as error:
-        _look_at(data, error)
+        look_at(data, error)
         return None
     finally:
         for notice in notices or ():
-            _look_at(data, notice)
+            look_at(data, notice)
 
 
-def _look_at(data: bytes, said: ConfigError | words.Notice) -> None:
+def look_at(data: bytes, said: ConfigError | words.Notice) -> None:
     """Make sure that what is said of a file is one line of text, about a place that is there."""
     assert re.fullmatch(r"[ -~]+", str(said)), str(said)
     lines = data.split(b"\n")
