@@ -46,7 +46,10 @@ SERVER_DESCRIPTORS = 65536
 _START_SECONDS = 10.0
 
 #: What a checkout needs to be installed.
-_SOURCES = ("identd.py", "identserver", "lookup", "setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+_SOURCES = (
+    "identd.py", "identserver", "lookup", "setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE",
+    "docs", "man", "systemd", "xinetd.d",
+)  # fmt: skip
 
 #: Connections of one process, and to one port of the far host: few enough of 55,000 local ports that the kernel finds
 #: a free one at once, and within the descriptors that many systems allow.

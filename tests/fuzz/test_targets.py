@@ -55,16 +55,16 @@ def test_every_target(tmp_path: Path) -> None:
 
 
 def test_a_fault_is_found(tmp_path: Path) -> None:
-    """A target that fails for what only a look into the code leads to is told, with the octets in a file."""
+    """A target that fails is told, with the octets in a file."""
     needs_atheris()
     target = tmp_path / "planted.py"
     target.write_text(
         "from lookup.config.words import tokens\n\n"
         "def check(data):\n"
-        "    assert not any(one.startswith(b'/*') for one in tokens(data, 0, len(data))), 'planted'\n"
+        "    assert not any(one.startswith(b'#') for one in tokens(data, 0, len(data))), 'planted'\n"
     )
     said = fuzz(tmp_path, str(target), "--seconds", "120")
     assert said.returncode == 1, said.stdout + said.stderr
     assert "planted" in said.stdout
     (found,) = tmp_path.glob("found-planted-crash-*")
-    assert b"/*" in found.read_bytes()
+    assert b"#" in found.read_bytes()
