@@ -57,6 +57,9 @@ FEW, ROUNDS = 10, 4
 #: Warm queries for each one of a single shot's.
 WARM = 8
 
+#: Descriptors of an idle process, besides the standard ones.
+DESCRIPTORS = 16
+
 #: What issue 12 asks for: a single shot with one namespace and with many, and a warm query, as ratios to a local one;
 #: and how far many entries may be from few.
 ONE, MANY, WARM_MOST, FLAT = 1.5, 2.0, 3.0, 0.1
@@ -114,6 +117,7 @@ def container(number: int, root: Path | None) -> host._Child:
     """
 
     def live(us: socket.socket) -> None:
+        alone(us)
         host._unshare(_CLONE_NEWNET)
         us.sendall(b".")
         host._heard(us)
@@ -144,8 +148,17 @@ def container(number: int, root: Path | None) -> host._Child:
 
 
 def idle(us: socket.socket) -> None:
-    """Be a process that does nothing."""
+    """Be a process that does nothing, with as many descriptors as many have."""
+    alone(us)
+    for _ in range(DESCRIPTORS - 1):
+        os.dup(us.fileno())
     us.recv(1)
+
+
+def alone(us: socket.socket) -> None:
+    """Close what this child inherited: each one would have more than the one before it."""
+    os.closerange(3, us.fileno())
+    os.closerange(us.fileno() + 1, 4096)
 
 
 def close_all(containers: list[host._Child]) -> None:
