@@ -1,12 +1,13 @@
 """What does a query cost whose owner is behind this host's NAT, or in a container, beside one about a local process?
 
-    python3 -m bench.nat [--namespaces N] [--entries N] [--processes N] [--queries N]
+    python3 -m bench.nat [--namespaces N] [--entries N] [--processes N] [--descriptors N] [--queries N]
 
 Run it as root from the checkout; it needs the Debian packages xinetd, nftables, iproute2 and python3-venv. The far end
 of every connection is a network namespace, and so is each container; conntrack's entries are made by netlink; the
 processes that are to be seen are the measurement's own. One xinetd and two warm processes serve, with --masquerade (as
 root, who gives it up) and without it (as `nobody`). They are asked from the far end, in turns, in changing order. What
-counts is the ratios.
+counts is the ratios: in the table, to a local query with --masquerade and to one without it. They grow with what is on
+the host: who holds a container's socket is looked for among all processes and descriptors.
 """
 
 from __future__ import annotations
@@ -56,9 +57,6 @@ FEW, ROUNDS = 10, 4
 
 #: Warm queries for each one of a single shot's.
 WARM = 8
-
-#: Descriptors of an idle process, besides the standard ones.
-DESCRIPTORS = 16
 
 #: What issue 12 asks for: a single shot with one namespace and with many, and a warm query, as ratios to a local one;
 #: and how far many entries may be from few.
@@ -147,12 +145,16 @@ def container(number: int, root: Path | None) -> host._Child:
     return child
 
 
-def idle(us: socket.socket) -> None:
-    """Be a process that does nothing, with as many descriptors as many have."""
-    alone(us)
-    for _ in range(DESCRIPTORS - 1):
-        os.dup(us.fileno())
-    us.recv(1)
+def idle(descriptors: int) -> host._Child:
+    """Start a process that does nothing. :param descriptors: how many it has open, besides the standard ones."""
+
+    def stay(us: socket.socket) -> None:
+        alone(us)
+        for _ in range(descriptors - 1):
+            os.dup(us.fileno())
+        us.recv(1)
+
+    return host._Child(stay)
 
 
 def alone(us: socket.socket) -> None:
@@ -289,12 +291,21 @@ def measure(kinds: list[Kind], far: str, queries: int, times: Times) -> None:
                     times.setdefault(form, {}).setdefault(kind.name, []).append(took)
 
 
-def report(kinds: list[Kind], times: Times, where: str) -> dict[str, dict[str, float]]:
-    """Print lines of the table; return the ratio to a local query with --masquerade, by form and name."""
+Ratios = dict[str, dict[str, tuple[float, float]]]
+
+
+def report(kinds: list[Kind], times: Times, where: str) -> Ratios:
+    """Print lines of the table; return the ratios to local queries with and without --masquerade, by form and name."""
     median = {form: {name: statistics.median(took) for name, took in of.items()} for form, of in times.items()}
-    ratio = {form: {name: took / of["local -m"] for name, took in of.items()} for form, of in median.items()}
+    ratio = {
+        form: {name: (took / of["local -m"], took / of["local"]) for name, took in of.items()}
+        for form, of in median.items()
+    }
     for kind in kinds:
-        cells = [f"{median[form][kind.name]:.2f} ({ratio[form][kind.name]:.2f})" for form in ("single", "warm")]
+        cells = [
+            f"{median[form][kind.name]:.2f} | {ratio[form][kind.name][0]:.2f} | {ratio[form][kind.name][1]:.2f}"
+            for form in ("single", "warm")
+        ]
         print(f"| {kind.name} | {where} | {' | '.join(cells)} |", flush=True)
     return ratio
 
@@ -319,22 +330,24 @@ def run(options: argparse.Namespace, far: str, ports: dict[str, int], root: Path
                 Kind("redirected -m", led, *masquerading),
                 Kind("container -m", inner, *masquerading),
             ]
-            print("| query | namespaces, entries | single shot, ms | warm, ms |")
-            print("| --- | --- | --- | --- |")
+            titles = ["query", "namespaces, entries"]
+            for form in ("single shot", "warm"):
+                titles += [f"{form}, ms", "to local -m", "to local"]
+            print(f"| {' | '.join(titles)} |\n{'| --- ' * len(titles)}|")
             found = measured(kinds, far, options, others)
         for form, one, many in (("single", ONE, MANY), ("warm", WARM_MOST, WARM_MOST)):
             for name in ("redirected -m", "container -m"):
-                verdict(f"{form}, {name}, 1 namespace", found["one"][form][name], one)
-                verdict(f"{form}, {name}, {options.namespaces} namespaces", found["many"][form][name], many)
-                moved = found["full"][form][name] / found["one"][form][name]
+                for at, base in enumerate(("local -m", "local")):
+                    verdict(f"{form}, {name} to {base}, 1 namespace", found["one"][form][name][at], one)
+                    count = f"{options.namespaces} namespaces"
+                    verdict(f"{form}, {name} to {base}, {count}", found["many"][form][name][at], many)
+                moved = found["full"][form][name][0] / found["one"][form][name][0]
                 verdict(f"{form}, {name}, {options.entries} entries to {FEW}", moved, 1 + FLAT)
     finally:
         close_all([*others, mine])
 
 
-def measured(
-    kinds: list[Kind], far: str, options: argparse.Namespace, others: list[host._Child]
-) -> dict[str, dict[str, dict[str, float]]]:
+def measured(kinds: list[Kind], far: str, options: argparse.Namespace, others: list[host._Child]) -> dict[str, Ratios]:
     """Measure with many namespaces, then with one, and with few and many entries; return the ratios."""
     change_entries(_CT_NEW, range(FEW))
     times: dict[str, Times] = {"many": {}, "one": {}, "full": {}}
@@ -363,6 +376,7 @@ def main() -> int:
     parser.add_argument("--entries", type=int, default=50000, help="of conntrack (default: %(default)s)")
     parser.add_argument("--queries", type=int, default=80, help="single shots for each median (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=150, help="idle ones of the host (default: %(default)s)")
+    parser.add_argument("--descriptors", type=int, default=16, help="of each idle one (default: %(default)s)")
     options = parser.parse_args()
     if not 1 <= options.namespaces <= 250 or options.entries <= FEW or options.queries < 1:
         parser.error("one of the numbers makes no sense")
@@ -383,8 +397,11 @@ def main() -> int:
         root = directory / "root"
         root.mkdir()
         for _ in range(options.processes):
-            stack.callback(host._Child(idle).close)
-        print(f"{host.describe(found)}; {options.processes} other processes", flush=True)
+            stack.callback(idle(options.descriptors).close)
+        print(
+            f"{host.describe(found)}; {options.processes} idle processes of {options.descriptors} descriptors",
+            flush=True,
+        )
         ports, servers = start_servers(directory, venv)
         for server in servers:
             stack.callback(server.stop)
