@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BEFORE = "before"
 
 #: The Debian package of each program that a measurement may need.
-PACKAGES = {"ip": "iproute2", "mount": "mount", "oidentd": "oidentd", "xinetd": "xinetd"}
+PACKAGES = {"ip": "iproute2", "mount": "mount", "nft": "nftables", "oidentd": "oidentd", "xinetd": "xinetd"}
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 _CLONE_NEWNS, _CLONE_NEWNET, _PR_SET_PDEATHSIG = 0x20000, 0x40000000, 1  # linux/sched.h, linux/prctl.h
@@ -432,6 +432,11 @@ class Connections:
         self._far.tell(0)
         self._far.wait()
         self._near = [_connector(port) for port in ports]
+
+    @property
+    def far(self) -> str:
+        """The network namespace of the other host, as a path."""
+        return f"/proc/{self._far.pid}/ns/net"
 
     def grow(self, count: int) -> None:
         """Make it so many connections."""

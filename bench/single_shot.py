@@ -35,11 +35,11 @@ service {name}
 {{
     type = UNLISTED
     port = {port}
-    bind = 127.0.0.1
+    bind = {bind}
     socket_type = stream
     protocol = tcp
     wait = no
-    user = nobody
+    user = {user}
     server = {server}
     {arguments}
     passenv =
@@ -132,7 +132,7 @@ def start_xinetd(directory: Path, served: list[Handler]) -> list[host.Daemon]:
         services.write_text("".join(
             SERVICE.format(
                 name=f"bench-{handler.name.replace(' ', '-')}", port=handler.port,
-                server=handler.command[0], arguments=arguments_of(handler),
+                server=handler.command[0], arguments=arguments_of(handler), bind="127.0.0.1", user="nobody",
             )
             for handler in own
         ))  # fmt: skip

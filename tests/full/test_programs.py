@@ -134,9 +134,10 @@ Server = 127.0.0.1 6667
 )
 
 WHO = """
-import re, socket, time
+import os, socket, time
 with socket.create_connection(("127.0.0.1", 6667), 60) as client:
-    client.sendall(b"NICK observer\\r\\nUSER claimed 0 * :name\\r\\n")
+    # A name of its own: the server may take its time to see that the one before has gone.
+    client.sendall(b"NICK w%d\\r\\nUSER claimed 0 * :name\\r\\n" % os.getpid())
     found = {}
     for line in client.makefile("rb"):
         if line.startswith(b"PING"):
