@@ -114,7 +114,9 @@ class Engines:
         try:
             yield
         finally:
-            self.run(*engine, "rm", "--force", *now, name, **how)
+            removal = *engine, "rm", "--force", *now, name
+            # Podman's own clean-up may be under way, and something busy.
+            until(lambda: self.judged.host.tell(_RUN, words=removal, limit=ENGINE, how=how)[0] == 0)
 
     @contextlib.contextmanager
     def calling(self, *words: str, **how: object) -> Iterator[tuple[int, int]]:
