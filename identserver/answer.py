@@ -367,6 +367,19 @@ def in_time(function: Callable[..., Result], *arguments: object) -> Result:
         raise IdentError(f"the lookup took longer than {LOOKUP_SECONDS:g} s") from None
 
 
+def may_have_system_file(options: Options) -> bool:
+    """Say whether there is a system file, or may be one."""
+    if not options.requires_system_file:
+        try:
+            os.stat(options.system_file)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            # EACCES, EIO and the like: it may be there. What reads it says what is wrong.
+            pass
+    return True
+
+
 def load_system_file(
     options: Options, notices: list[Notice] | None = None, kept: Pseudonyms | None = None
 ) -> System | None:
@@ -374,14 +387,8 @@ def load_system_file(
 
     :param notices: see `system_file.load`. :param kept: what the key makes, where it was read before (`keep_key`).
     """
-    if not options.requires_system_file:
-        try:
-            os.stat(options.system_file)
-        except FileNotFoundError:
-            return None
-        except OSError:
-            # EACCES, EIO and the like: it may be there. What reads it says what is wrong.
-            pass
+    if not may_have_system_file(options):
+        return None
     from lookup.config import system_file
     from lookup.connection import ConfigError
 

@@ -16,7 +16,15 @@ import time
 from lookup.connection import IdentError, asked_name
 
 from . import Options, UsageError
-from .answer import LINGER_SECONDS, AnsweringServer, Lookups, endpoint, keep_key, load_system_file
+from .answer import (
+    LINGER_SECONDS,
+    AnsweringServer,
+    Lookups,
+    endpoint,
+    keep_key,
+    load_system_file,
+    may_have_system_file,
+)
 from .log import Log, say, status_of
 from .protocol import Ends
 
@@ -171,7 +179,7 @@ def _lookups(options: Options, log: Log) -> Lookups:
 
         kept = keep_key(options)
         drop_privileges(options.user, options.group)
-    configured = options.reply_all is None and (options.requires_system_file or os.path.lexists(options.system_file))
+    configured = options.reply_all is None and may_have_system_file(options)
     if os.geteuid() != 0:
         return Lookups(load, options, ask=ask, ahead=configured)
     from . import as_root  # only for root
