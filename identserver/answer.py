@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lookup.machines import Named
     from lookup.owner import Answer, Facts
 
+    from .elsewhere import Elsewhere
     from .options import Options
     from .reader import Reading
 
@@ -257,6 +258,18 @@ def _find_holder(owner: Owner, then: Callable[[str], object]) -> None:
     then(holder.describe([owner])[0])
 
 
+def elsewhere(options: Options, ask: Ask | None) -> Elsewhere | None:
+    """Return what looks for connections that no socket here has; None: no option says so.
+
+    :param ask: looks behind NAT and into containers, with --masquerade.
+    """
+    if not (options.looks_behind or options.proxy):
+        return None
+    from .elsewhere import Elsewhere
+
+    return Elsewhere(options, ask)
+
+
 class Lookups:
     """What looks up the few queries of a process that lives for one connection, or for somebody's lines."""
 
@@ -267,19 +280,15 @@ class Lookups:
         """:param load: returns what the system file allows (`load_system_file`).
 
         :param fetch: reads an owner's file, where another process has to do that.
+        :param ask: see `elsewhere`.
         :param ahead: whether to have the owner's file read while the system file is: there is one, and it takes 2 ms.
-        :param ask: looks behind NAT and into containers, with --masquerade.
         """
         self._ahead = ahead
         self._load = load
         self._form = options.form
         self._options = options
         self._fetch = fetch
-        self._elsewhere = None
-        if options.looks_behind or options.proxy:
-            from .elsewhere import Elsewhere
-
-            self._elsewhere = Elsewhere(options, ask)
+        self._elsewhere = elsewhere(options, ask)
         #: Of the owner that the kernel told last.
         self._uid: int | None = None
 

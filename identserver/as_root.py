@@ -53,14 +53,11 @@ def lookups(
         codec.messages()
     if options.debug:
         from lookup.kernel import causes  # noqa: F401
-    if options.looks_behind or options.proxy:
-        from .elsewhere import Elsewhere
-
-        Elsewhere(options)  # imports what it needs
     fetch = None
     if configured:
         fetch = OwnersReader().fetch
         load = _loaded(load)
+    found = Lookups(load, options, fetch, ask)  # before: it imports what the options need
     try:
         drop_privileges(None, None)
     except Unreadable:
@@ -70,7 +67,7 @@ def lookups(
         if not sees_every_uid():
             reason += " in a user namespace"
         return _Refusals(reason, options)
-    return Lookups(load, options, fetch, ask)
+    return found
 
 
 class _Refusals(Lookups):

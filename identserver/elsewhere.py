@@ -1,6 +1,7 @@
-"""Where do the options have a connection looked for that is of no socket here, as the query names it?
+"""Where else do the options have a connection looked for, if no socket here has the ends that the query names?
 
-On machines behind this one (--forward, oidentd_masq.conf), and, where a gateway asks, by its ports (--proxy).
+Behind NAT and in containers, on machines behind this one (--forward, oidentd_masq.conf), and, where a gateway asks, by
+its ports (--proxy).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from . import MASQUERADE
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
-    from lookup.behind import Ask, FindLocal
+    from lookup.behind import Ask, Behind, FindLocal, Unseen
     from lookup.connection import Address, Arrival, Owner
     from lookup.machines import Named
 
@@ -55,22 +56,28 @@ class Elsewhere:
 
         return find() if self._gateways is None else self._gateways.find(server, client, find)
 
+    def _meant(self, error: BaseException) -> Behind | Unseen | None:
+        """Return an error that is about a connection of a machine behind this one; None: it is not."""
+        if self._machines is None:
+            return None
+        from lookup.behind import Behind, Unseen  # --masquerade alone has them raised
+
+        return error if isinstance(error, (Behind, Unseen)) else None
+
     def machine(self, error: BaseException) -> str:
         """Return the address of the machine behind this one that an error is about; ``""``: it is about none."""
-        from lookup.behind import Behind, Unseen  # with --masquerade, which raises them, it is there
-
-        return error.server[0] if self._machines is not None and isinstance(error, (Behind, Unseen)) else ""
+        meant = self._meant(error)
+        return meant.server[0] if meant is not None else ""
 
     def answer(self, error: BaseException, arrival: Arrival | None) -> Named:
         """Return what is replied about a connection of such a machine. May block: see `Machines.answer`.
 
         :raises BaseException: the error itself, where it is about none; else see `Machines.answer`.
         """
-        from lookup.behind import Behind, Unseen
-
-        if self._machines is None or not isinstance(error, (Behind, Unseen)):
+        meant = self._meant(error)
+        if self._machines is None or meant is None:
             raise error
-        return self._machines.answer(error, arrival)
+        return self._machines.answer(meant, arrival)
 
 
 def what_counts(options: Options) -> list[str]:

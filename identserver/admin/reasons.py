@@ -13,7 +13,7 @@ from lookup.kernel import holder
 from lookup.owner import Answer, Facts, answer, facts_about
 from lookup.users import names
 
-from ..answer import reply_line
+from ..answer import elsewhere, reply_line
 from . import nobody
 from .access import UNTOLD, fetch_as_nobody
 from .grants import grant
@@ -67,11 +67,7 @@ class Explanation:
         :param held: which process holds the socket (`holder.describe`); None: that is still to be found out.
         :param ask: looks behind NAT and into containers, with --masquerade.
         """
-        self._elsewhere = None
-        if options.looks_behind or options.proxy:
-            from ..elsewhere import Elsewhere
-
-            self._elsewhere = Elsewhere(options, ask)
+        self._elsewhere = elsewhere(options, ask)
         self._held = held
         self._evidence = evidence
         self._options = options

@@ -7,7 +7,7 @@ from lookup.connection import IdentError, NotAccepted, NoUser, Unknown
 from lookup.kernel.sock_diag import SockDiag, SockDiagUnavailable
 from lookup.owner import Memory, answer, facts_about
 
-from ..answer import LOOKUP_SECONDS
+from ..answer import LOOKUP_SECONDS, elsewhere
 from ..protocol import Failure
 from .shares import MAX_WAITING, MAX_WAITING_OF_ONE, Shares
 from .workers import ANY_OWNER, BEHIND, HOLDERS, ON_ITS_OWN, SUB_IDS, Workers
@@ -105,12 +105,10 @@ class Lookups:
         self._shares = Shares(limit, complain)
         self._memory = Memory()
         self._readers = readers
-        self._elsewhere = self._machines = None
-        if options.looks_behind or options.proxy:
-            from ..elsewhere import Elsewhere
+        self._elsewhere, self._machines = elsewhere(options, ask), None
+        if self._elsewhere is not None:
             from .machines import Machines
 
-            self._elsewhere = Elsewhere(options, ask)
             self._machines = Machines(self._elsewhere, self._workers, self._shares)
         self._diag: SockDiag | None = None
         #: By asker: how many of their queries wait until somebody accepts the connection that they are about.
