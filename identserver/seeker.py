@@ -127,8 +127,12 @@ def _serve(requests: socket.socket, kept: int, ids: tuple[int, int] | None) -> N
             if not request:
                 break
             places.acquire()
-            # Not by threading.Thread, whose start() waits without end for one that has no memory to begin with.
-            start_new_thread(_answer, (request, fds, places))
+            try:
+                # Not by threading.Thread, whose start() waits without end for one that has no memory to begin with.
+                start_new_thread(_answer, (request, fds, places))
+            except RuntimeError:
+                # EAGAIN, ENOMEM: a limit of processes, or memory. This one is not answered; the others go on.
+                _let_go(fds, places)
     finally:
         os._exit(0)
 
@@ -146,6 +150,10 @@ def _answer(request: bytes, fds: list[int], places: threading.BoundedSemaphore) 
         # EPIPE: nobody waits any more. ValueError: no request, and so no answer.
         pass
     finally:
-        for fd in fds:
-            os.close(fd)
-        places.release()
+        _let_go(fds, places)
+
+
+def _let_go(fds: list[int], places: threading.BoundedSemaphore) -> None:
+    for fd in fds:
+        os.close(fd)
+    places.release()

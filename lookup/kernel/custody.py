@@ -57,6 +57,9 @@ def of(inode: int) -> tuple[Custody, int]:
             found.setdefault(custody, pid)
     if len(found) > 1:
         raise IdentError(f"the socket is held by different ones: processes {_listed(found.values())}")
+    if closed and any(held == OF_THE_HOST for held, _ in found):
+        # A container's process among those would keep a login of the host's from being named.
+        raise IdentError(f"who else holds the socket can't be seen: {closed} processes can't be looked at")
     if not found:
         why = f", but {closed} can't be looked at: that needs CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE" if closed else ""
         raise Changing(f"no process is seen to hold the socket{why}")

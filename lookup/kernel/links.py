@@ -129,8 +129,10 @@ class Links:
             if _HEADER.unpack_from(answer)[1] != _NLMSG_ERROR:
                 return answer
             number = -_INDEX.unpack_from(answer, _HEADER.size)[0]
-            if number in (errno.ENOMEM, errno.ENOBUFS, errno.EPERM, errno.EACCES) and kind != _RTM_GETROUTE:
-                raise IdentError(f"the kernel does not tell links or namespaces: {errno.errorcode.get(number, number)}")
+            # EACCES: a route that says "prohibit"; otherwise a security module, like EPERM.
+            forbidden = (errno.EPERM,) if kind == _RTM_GETROUTE else (errno.EPERM, errno.EACCES)
+            if number in (errno.ENOMEM, errno.ENOBUFS, *forbidden):
+                raise IdentError(f"the kernel does not tell where packets go: {errno.errorcode.get(number, number)}")
             # ENETUNREACH and its like: no route, or one that says so. ENOENT, ENODEV: no such neighbour, or port.
             # EINVAL, EOPNOTSUPP: a kernel before 5.0 does not answer about neighbours.
             return b""
@@ -141,9 +143,14 @@ class Links:
         found: list[bytes] = []
         while True:
             for answer in self._messages():
-                if _HEADER.unpack_from(answer)[1] in (_NLMSG_DONE, _NLMSG_ERROR):
-                    return found
-                found.append(answer)
+                if _HEADER.unpack_from(answer)[1] not in (_NLMSG_DONE, _NLMSG_ERROR):
+                    found.append(answer)
+                    continue
+                number = -_INDEX.unpack_from(answer, _HEADER.size)[0]
+                # EOPNOTSUPP, EAFNOSUPPORT: a kernel without such rules, or without IPv6.
+                if number not in (0, errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
+                    raise IdentError(f"the kernel does not tell its rules: {errno.errorcode.get(number, number)}")
+                return found
 
     def _send(self, kind: int, flags: int, body: bytes, attributes: tuple[tuple[int, bytes], ...]) -> None:
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF

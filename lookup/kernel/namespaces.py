@@ -26,6 +26,9 @@ _NAMED = ("/run/netns", "/run/docker/netns")
 #: How many are looked into, and seconds for one.
 MOST, SECONDS = 256, 2.0
 
+#: The network namespace of this thread.
+OURS = "/proc/thread-self/ns/net"
+
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 _RTM_NEWNSID, _RTM_GETNSID = 88, 90  # linux/rtnetlink.h
 _NETNSA_NSID, _NETNSA_FD = 1, 3  # linux/net_namespace.h
@@ -50,7 +53,7 @@ def paths() -> Iterator[str]:
     :raises IdentError: the kernel does not tell which ones are.
     """
     try:
-        seen = {identity("/proc/thread-self/ns/net")}
+        seen = {identity(OURS)}
     except OSError as error:
         # ENOENT, EACCES: no /proc, or it is closed to us.
         raise IdentError(f"our own network namespace: {error.strerror}") from None
@@ -106,15 +109,18 @@ def enter(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def candidates() -> Iterator[str]:
-    """Yield a path to each network namespace that has a name or a process, some of them several times."""
+def candidates(unlisted: Callable[[OSError], object] = id) -> Iterator[str]:
+    """Yield a path to each network namespace that has a name or a process, some of them several times.
+
+    :param unlisted: called with why a folder can't be listed: there may be others in it.
+    """
     for folder in _NAMED:
-        yield from (f"{folder}/{name}" for name in _list(folder))
+        yield from (f"{folder}/{name}" for name in _list(folder, unlisted))
         # What came after a sandbox of ours was made is to be seen where process 1 is.
         outside = f"/proc/1/root{folder}"
         if not _is_same(folder, outside):
-            yield from (f"{outside}/{name}" for name in _list(outside))
-    yield from (f"/proc/{pid}/ns/net" for pid in _list("/proc") if pid.isdecimal())
+            yield from (f"{outside}/{name}" for name in _list(outside, unlisted))
+    yield from (f"/proc/{pid}/ns/net" for pid in _list("/proc", unlisted) if pid.isdecimal())
 
 
 def _is_same(folder: str, other: str) -> bool:
@@ -125,12 +131,17 @@ def _is_same(folder: str, other: str) -> bool:
         return False
 
 
-def _list(folder: str) -> list[str]:
+def _list(folder: str, unlisted: Callable[[OSError], object]) -> list[str]:
     try:
         return sorted(os.listdir(folder))
-    except OSError:
-        # ENOENT: there is none. EACCES: it is closed to us; whoever counts what is joined finds too few.
-        return []
+    except (FileNotFoundError, NotADirectoryError):
+        # ENOENT, ENOTDIR: there is none.
+        pass
+    except OSError as error:
+        # EACCES: it is closed to us; whoever counts what is joined finds too few. EMFILE, ENFILE, ENOMEM: the process
+        # or the host has run out.
+        unlisted(error)
+    return []
 
 
 def identity(path: str) -> tuple[int, int]:

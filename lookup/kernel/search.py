@@ -47,9 +47,6 @@ LINK_SECONDS = 0.7
 _hints: dict[tuple[int, int], str] = {}
 _MOST_HINTS = 1024
 
-#: The network namespace of this thread.
-_OURS = "/proc/thread-self/ns/net"
-
 
 def prepare() -> None:
     """Import whatever `search` may need, for a process that gives up the right to read these files."""
@@ -82,7 +79,7 @@ def search(request: Request) -> Found:
 
 
 def _searched(request: Request) -> Found:
-    home = os.open(_OURS, os.O_RDONLY | os.O_CLOEXEC)
+    home = os.open(namespaces.OURS, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return _Search().run(request)
     except custody.Changing:
@@ -100,11 +97,11 @@ class _Namespace:
         """:param path: of the namespace; ``""``: our own. :param layer: how many lie around it."""
         self.path = path
         self.layer = layer
-        self.identity = namespaces.identity(_OURS)
+        self.identity = namespaces.identity(namespaces.OURS)
         self.diag = SockDiag()
         self.links, self._routes = Links(), Links()
         self.conntrack = Conntrack()
-        self.fd = os.open(_OURS, os.O_RDONLY | os.O_CLOEXEC)
+        self.fd = os.open(namespaces.OURS, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
         for one in (self.diag, self.links, self._routes, self.conntrack):
@@ -279,8 +276,9 @@ class _Search:
                 yield hint, fd
                 return
         closed = ""
+        unlisted: list[str] = []
         asked: set[tuple[int, int]] = set()
-        for path in namespaces.candidates():
+        for path in namespaces.candidates(lambda error: unlisted.append(f"{error.filename}: {error.strerror}")):
             try:
                 fd = self._open_joined(path, place, number, asked)
             except PermissionError:
@@ -298,7 +296,7 @@ class _Search:
             yield path, fd
             if len(self._seen) > MOST:
                 raise IdentError(f"there are more than {MOST} network namespaces")
-        self._unseen = self._unseen or closed
+        self._unseen = self._unseen or closed or "; ".join(unlisted)
 
     def _open_hint(self, hint: str, place: _Namespace, number: int) -> int:
         try:

@@ -224,6 +224,39 @@ os.wait()
 """
 
 
+#: Asks twice, and the first time there is no thread to be had.
+WITHOUT_A_THREAD = """
+import os, socket
+from identserver import seeker
+from lookup.connection import IdentError
+from lookup.kernel.wire import Request
+genuine, left = seeker.start_new_thread, [RuntimeError("can't start new thread")]
+def start(*arguments):
+    if left:
+        raise left.pop()
+    return genuine(*arguments)
+seeker.start_new_thread = start
+one = seeker.Seeker()
+good = Request(("127.0.0.1", 1), ("127.0.0.1", 2))
+try:
+    one.ask(good)
+except IdentError:
+    pass
+else:
+    raise AssertionError
+assert one.ask(good).kind == 0
+one._socket.shutdown(socket.SHUT_WR)
+os.wait()
+"""
+
+
+def test_no_thread_for_one() -> None:
+    """A request for which there is no thread is not answered; the next one is."""
+    words = [sys.executable, "-c", WITHOUT_A_THREAD]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
 def test_what_is_no_request() -> None:
     """Whatever is sent, and with whatever descriptors: no answer, nothing is written elsewhere, and it goes on."""
     only_if_others_can_read_it()
