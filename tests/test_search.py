@@ -12,9 +12,6 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["helpers.gateways", "helpers.judged"]
 
-#: The port that the masqueraded connection has outside.
-OUTSIDE = 50123
-
 #: On the judged host: search, and have a function do something when the socket was found.
 SEARCH = """
 from lookup.kernel import custody, search, wire
@@ -36,10 +33,7 @@ found.kind, found.uid, found.held, found.reason
 @pytest.fixture
 def masqueraded(judged: Judged) -> Iterator[Judged]:
     """A container's process, called behind, has a connection, which the judged host masquerades."""
-    gateway = judged.gateway
-    rule = f"meta l4proto tcp oifname out masquerade to :{OUTSIDE}"
-    with gateway.translating(rule), judged.living("behind", gateway.here, judged.user.pw_uid):
-        judged.dials("behind", gateway.THERE, gateway.HERE)
+    with judged.masqueraded(judged.user.pw_uid):
         yield judged
 
 

@@ -163,20 +163,30 @@ def pid_of(container: Container) -> str:
     return container.run("systemctl show -P MainPID identd-wait.service")
 
 
+def answers_after(debian: Container, crash: str) -> None:
+    """See that a service answers, crash it, see that it answers again, and crash it once more."""
+    for _ in range(2):
+        until(lambda: debian.run("ss -Hltn sport = :113") != "")
+        assert debian.ask("t-anna") == ":USERID:UNIX:t-anna"
+        debian.run(crash)
+
+
+def end_service(debian: Container, end: str) -> None:
+    """End a supervised service, and have systemd serve again as before."""
+    debian.run(end, check=False)
+    until(lambda: debian.run("ss -Hltn sport = :113") == "")
+    debian.run("systemctl start identd.socket")
+
+
 def test_under_runit(debian: Container) -> None:
     """The service that --install-service writes starts, is started again after a crash, and is stopped."""
     debian.run("systemctl stop identd.socket; mkdir -p /etc/sv; identd --install-service runit --write")
     # One of the supervisor's processes by itself, as runsvdir starts it.
     debian.run("setsid runsv /etc/sv/identd >/dev/null 2>&1 &")
     try:
-        for _ in range(2):
-            until(lambda: debian.run("ss -Hltn sport = :113") != "")
-            assert debian.ask("t-anna") == ":USERID:UNIX:t-anna"
-            debian.run("kill -SEGV $(cat /etc/sv/identd/supervise/pid)")
+        answers_after(debian, "kill -SEGV $(cat /etc/sv/identd/supervise/pid)")
     finally:
-        debian.run("sv -w 20 exit /etc/sv/identd; rm -r /etc/sv/identd", check=False)
-        until(lambda: debian.run("ss -Hltn sport = :113") == "")
-        debian.run("systemctl start identd.socket")
+        end_service(debian, "sv -w 20 exit /etc/sv/identd; rm -r /etc/sv/identd")
 
 
 # Debian 13's can't be installed beside systemd.
@@ -190,14 +200,9 @@ def test_under_openrc(debian: Container) -> None:
     debian.run("sed -i 's/need net/:/' /etc/init.d/identd")
     try:
         debian.run("rc-service identd start >/dev/null 2>&1")
-        for _ in range(2):
-            until(lambda: debian.run("ss -Hltn sport = :113") != "")
-            assert debian.ask("t-anna") == ":USERID:UNIX:t-anna"
-            debian.run("pkill -SEGV -f '^/usr/bin/python3 -I /usr/sbin/identd'")
+        answers_after(debian, "pkill -SEGV -f '^/usr/bin/python3 -I /usr/sbin/identd'")
     finally:
-        debian.run("rc-service identd stop; rm /etc/init.d/identd", check=False)
-        until(lambda: debian.run("ss -Hltn sport = :113") == "")
-        debian.run("systemctl start identd.socket")
+        end_service(debian, "rc-service identd stop; rm /etc/init.d/identd")
 
 
 def test_upgraded_while_it_serves(debian: Container) -> None:

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     import pwd
     from collections.abc import Iterator
 
-#: Of the connections that are asked about: behind, and at the far end.
-REAL, FAR = 40000, 6667
+#: Of the connections that are asked about: behind, at the far end, and where the judged host masquerades them, outside.
+REAL, FAR, OUTSIDE = 40000, 6667, 50123
+
+#: The rule that does so, with the port; and one that leads what the far end calls to a proxy of the judged host's.
+MASQUERADING = "meta l4proto tcp oifname out masquerade to :{}"
+REDIRECTED, _REDIRECTING = 3128, "iifname out tcp dport 3128 redirect to :13128"
 
 #: In the judged host's reach: its people and containers, by name, and what `helpers.hosts` has.
 _BEGIN = """
@@ -120,6 +124,32 @@ class Judged:
         # A reset, so that the port is free for the next test.
         reset = "kept[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))"
         self.within(name, reset)
+
+    @contextlib.contextmanager
+    def masqueraded(
+        self, uid: int, outside: int = OUTSIDE, there: str = "", source: str = "", **living: bool
+    ) -> Iterator[None]:
+        """Somebody behind, called behind, has a connection, which this host masquerades.
+
+        :param outside: its port there. :param there: the far end's address; :param source: the one behind; ``""``:
+            those of IPv4.
+        """
+        rule, gateway = MASQUERADING.format(outside), self.gateway
+        with gateway.translating(rule), self.living("behind", gateway.here, uid, **living):
+            self.dials("behind", there or gateway.THERE, source or gateway.HERE)
+            yield
+
+    @contextlib.contextmanager
+    def redirected(self, host: str, caller: str) -> Iterator[int]:
+        """A user's process here, called proxy, has accepted what went to `REDIRECTED`; yield the far end's port."""
+        with (
+            self.gateway.translating(_REDIRECTING, hook="prerouting"),
+            self.living("proxy", "", self.user.pw_uid, image=False),
+        ):
+            self.within("proxy", "listener = socket.create_server((host, 13128), family=family_of(host))", host=host)
+            with self.called(host, REDIRECTED, caller) as port:
+                self.within("proxy", "kept.append(listener.accept()[0])")
+                yield port
 
     def asked(
         self, form: str, ports: tuple[int, int], *options: str, target: str = "", led_to: int = 0, by: str = ""

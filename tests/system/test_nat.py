@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from helpers.askers import FORMS
 from helpers.hosts import nameless_uid
-from helpers.judged import FAR, REAL, Judged
+from helpers.judged import FAR, OUTSIDE, REAL, REDIRECTED, Judged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 pytest_plugins = ["helpers.gateways", "helpers.judged"]
 
-#: The port that a masqueraded connection has outside, and a published one.
-OUTSIDE, PUBLISHED = 50123, 8080
+#: A published port.
+PUBLISHED = 8080
 
 
 class Net(NamedTuple):
@@ -40,19 +40,10 @@ def net(judged: Judged, request: pytest.FixtureRequest) -> Net:
     return Net(gateway.HERE_6, gateway.INNER_6, gateway.OUTER_6, gateway.THERE_6)
 
 
-@contextlib.contextmanager
-def masqueraded(judged: Judged, net: Net, uid: int, **living: bool) -> Iterator[None]:
-    """Somebody behind, called behind, has a connection, which the judged host masquerades."""
-    rule = f"meta l4proto tcp oifname out masquerade to :{OUTSIDE}"
-    with judged.gateway.translating(rule), judged.living("behind", judged.gateway.here, uid, **living):
-        judged.dials("behind", net.there, net.behind)
-        yield
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_masqueraded(judged: Judged, net: Net, form: str) -> None:
     """A process of the host's own, as `ip netns exec` makes one: its login name, only with -m, by the port outside."""
-    with masqueraded(judged, net, judged.user.pw_uid, image=False):
+    with judged.masqueraded(judged.user.pw_uid, there=net.there, source=net.behind, image=False):
         assert judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer) == f"USERID:UNIX:{judged.user.pw_name}"
         assert judged.asked(form, (OUTSIDE, FAR), target=net.outer) == "ERROR:NO-USER"
         assert judged.asked(form, (REAL, FAR), "-m", target=net.outer) == "ERROR:NO-USER"
@@ -64,9 +55,8 @@ def test_an_images_uid_is_a_number(judged: Judged, form: str) -> None:
 
     Never the login name that the host has for that uid, and never that user's block.
     """
-    net = net_of(judged)
     uid, name = judged.user.pw_uid, judged.user.pw_name
-    with masqueraded(judged, net, uid):
+    with judged.masqueraded(uid):
         assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:OTHER:{uid}"
         assert judged.asked(form, (OUTSIDE, FAR), "-m", "--container-reply", "box") == "USERID:UNIX:box"
         assert judged.asked(form, (OUTSIDE, FAR), "-mF", "%u/%g") == f"USERID:OTHER:{uid}"
@@ -79,18 +69,12 @@ def test_an_images_uid_is_a_number(judged: Judged, form: str) -> None:
                 assert judged.asked(form, (OUTSIDE, FAR), "-m", *options) == reply
 
 
-def net_of(judged: Judged) -> Net:
-    """Return the addresses of IPv4."""
-    gateway = judged.gateway
-    return Net(gateway.HERE, gateway.INNER, gateway.OUTER, gateway.THERE)
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_a_range_of_uids(judged: Judged, form: str) -> None:
     """A container's uid in a range of /etc/subuid is its owner's, with the rules for them; in two people's: unknown."""
     uid, name = nameless_uid(), judged.user.pw_name
     try:
-        with masqueraded(judged, net_of(judged), uid):
+        with judged.masqueraded(uid):
             judged.sub_ids(f"{name}:{uid - 5}:6")
             assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:UNIX:{name}"
             assert f"({name}, uid {judged.user.pw_uid}, held as uid {uid} in /proc/" in judged.log
@@ -107,7 +91,7 @@ def test_a_range_of_uids(judged: Judged, form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_a_rootless_container(judged: Judged, form: str) -> None:
     """A user namespace that is of the very user whose uid the socket has: that user."""
-    with masqueraded(judged, net_of(judged), judged.user.pw_uid, mapped=True):
+    with judged.masqueraded(judged.user.pw_uid, mapped=True):
         assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:UNIX:{judged.user.pw_name}", judged.log
 
 
@@ -132,17 +116,10 @@ def test_a_published_port(judged: Judged, net: Net, form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_led_to_a_proxy_here(judged: Judged, net: Net, form: str) -> None:
     """REDIRECT: a local process has accepted what went to another port."""
-    gateway = judged.gateway
-    with (
-        gateway.translating("iifname out tcp dport 3128 redirect to :13128", hook="prerouting"),
-        judged.living("proxy", "", judged.user.pw_uid, image=False),
-    ):
-        judged.within("proxy", "listener = socket.create_server((host, 13128), family=family_of(host))", host=net.outer)
-        with judged.called(net.outer, 3128, net.there) as port:
-            judged.within("proxy", "kept.append(listener.accept()[0])")
-            named = f"USERID:UNIX:{judged.user.pw_name}"
-            assert judged.asked(form, (3128, port), "-m", target=net.outer) == named, judged.log
-            assert judged.asked(form, (3128, port), target=net.outer) == "ERROR:NO-USER"
+    with judged.redirected(net.outer, net.there) as port:
+        named = f"USERID:UNIX:{judged.user.pw_name}"
+        assert judged.asked(form, (REDIRECTED, port), "-m", target=net.outer) == named, judged.log
+        assert judged.asked(form, (REDIRECTED, port), target=net.outer) == "ERROR:NO-USER"
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -194,7 +171,7 @@ def test_the_containers_was_first(judged: Judged, form: str) -> None:
 def test_a_stale_entry(judged: Judged, form: str) -> None:
     """Its socket has gone, and conntrack's entry has not: nobody, whoever has the port by now."""
     gateway = judged.gateway
-    with masqueraded(judged, net_of(judged), judged.user.pw_uid, image=False):
+    with judged.masqueraded(judged.user.pw_uid, image=False):
         with gateway.forgetting():
             judged.within("behind", "kept.pop().close()")
         assert judged.asked(form, (OUTSIDE, FAR), "-m") == "ERROR:NO-USER", judged.log
@@ -205,7 +182,7 @@ def test_a_dead_container(judged: Judged, form: str) -> None:
     """Its processes have ended, its namespace may have too."""
     gateway = judged.gateway
     with contextlib.ExitStack() as stack:
-        stack.enter_context(masqueraded(judged, net_of(judged), judged.user.pw_uid))
+        stack.enter_context(judged.masqueraded(judged.user.pw_uid))
         stack.enter_context(gateway.forgetting())
         judged.host.tell("people['behind'].close()")
         assert judged.asked(form, (OUTSIDE, FAR), "-m") in ("ERROR:NO-USER", "ERROR:UNKNOWN-ERROR"), judged.log
@@ -214,7 +191,7 @@ def test_a_dead_container(judged: Judged, form: str) -> None:
 def test_explained(judged: Judged) -> None:
     """--explain tells each step: the entry, the namespace, the socket, who holds it, and the rule that names them."""
     uid = judged.user.pw_uid
-    with masqueraded(judged, net_of(judged), uid):
+    with judged.masqueraded(uid):
         said = judged.explained((OUTSIDE, FAR), "-m")
     entry = "conntrack on this host: 10.91.0.1:50123 - 10.91.0.2:6667 is 10.92.0.2:40000 - 10.91.0.2:6667"
     for step in (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.askers import FORMS
 from helpers.hosts import Person, inside, ip, until
-from helpers.judged import FAR, REAL, Judged
+from helpers.judged import FAR, MASQUERADING, OUTSIDE, REAL, Judged
 from helpers.machine import program
 from helpers.machines import Machine, machine, replying
 from helpers.pairs import PATIENCE, everything
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["helpers.gateways", "helpers.judged"]
 
-#: The port that a masqueraded connection has outside.
-OUTSIDE = 50123
-
 #: What is replied where nobody is named.
 NO_USER, UNKNOWN = "ERROR:NO-USER", "ERROR:UNKNOWN-ERROR"
 
@@ -47,7 +44,7 @@ def behind(judged: Judged) -> Iterator[Machine]:
     count, and the judged host sees no namespace but its own.
     """
     gateway = judged.gateway
-    rule = f"meta l4proto tcp oifname out masquerade to :{OUTSIDE}"
+    rule = MASQUERADING.format(OUTSIDE)
     for family in ("-4", "-6"):
         ip(family, "rule", "add", "priority", "100", "lookup", "main", namespace=gateway.gate)
     with gateway.translating(rule), Person(judged.user.pw_uid, gateway.here) as person:

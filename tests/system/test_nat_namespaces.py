@@ -12,18 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.askers import FORMS
 from helpers.hosts import inside, ip, nameless_uid
-from helpers.judged import FAR, REAL, Judged
+from helpers.judged import FAR, MASQUERADING, OUTSIDE, REAL, Judged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytest_plugins = ["helpers.gateways", "helpers.judged"]
-
-#: The port that the masqueraded connection has outside.
-OUTSIDE = 50123
-
-MASQUERADED = f"meta l4proto tcp oifname out masquerade to :{OUTSIDE}"
-
 
 @contextlib.contextmanager
 def namespace(judged: Judged, name: str) -> Iterator[str]:
@@ -65,9 +59,7 @@ def test_a_forged_one_is_never_named(judged: Judged, form: str) -> None:
     """Any user may make a network namespace that is not joined to ours: no twin in it counts, stale or true."""
     gateway, uid = judged.gateway, nameless_uid()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(gateway.translating(MASQUERADED))
-        stack.enter_context(judged.living("behind", gateway.here, judged.user.pw_uid, image=False))
-        judged.dials("behind", gateway.THERE, gateway.HERE)
+        stack.enter_context(judged.masqueraded(judged.user.pw_uid, image=False))
         forged = stack.enter_context(namespace(judged, "forged"))
         stack.enter_context(judged.living("mallory", forged, 0, image=False))
         twin(judged, "mallory", gateway.HERE)
@@ -83,9 +75,7 @@ def test_root_of_a_joined_one_forges(judged: Judged, form: str) -> None:
     """Root of a container that is joined to ours has a twin: whom the packets go to is named, or nobody is."""
     gateway = judged.gateway
     with contextlib.ExitStack() as stack:
-        stack.enter_context(gateway.translating(MASQUERADED))
-        stack.enter_context(judged.living("behind", gateway.here, judged.user.pw_uid, image=False))
-        judged.dials("behind", gateway.THERE, gateway.HERE)
+        stack.enter_context(judged.masqueraded(judged.user.pw_uid, image=False))
         other = stack.enter_context(namespace(judged, "other"))
         joined(gateway.gate, other, "other", "10.93.0.1", "10.93.0.2")
         stack.enter_context(judged.living("mallory", other, 0, image=False))
@@ -104,9 +94,7 @@ def test_two_that_fit(judged: Judged, form: str) -> None:
     with contextlib.ExitStack() as stack:
         ip("rule", "add", "fwmark", "77", "table", "main", namespace=gateway.gate)
         stack.callback(ip, "rule", "del", "fwmark", "77", "table", "main", namespace=gateway.gate)
-        stack.enter_context(gateway.translating(MASQUERADED))
-        stack.enter_context(judged.living("behind", gateway.here, judged.user.pw_uid, image=False))
-        judged.dials("behind", gateway.THERE, gateway.HERE)
+        stack.enter_context(judged.masqueraded(judged.user.pw_uid, image=False))
         assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:UNIX:{judged.user.pw_name}", judged.log
         other = stack.enter_context(namespace(judged, "other"))
         joined(gateway.gate, other, "other", "10.93.0.1", "10.93.0.2")
@@ -123,7 +111,7 @@ def test_layers(judged: Judged, form: str, translates: bool) -> None:
     gateway = judged.gateway
     named = f"USERID:UNIX:{judged.user.pw_name}"
     with contextlib.ExitStack() as stack:
-        stack.enter_context(gateway.translating(MASQUERADED))
+        stack.enter_context(gateway.translating(MASQUERADING.format(OUTSIDE)))
         around = gateway.here
         for layer in (2, 3, 4):
             inner = stack.enter_context(namespace(judged, f"layer{layer}"))

@@ -17,7 +17,7 @@ import pytest
 from helpers.askers import FORMS
 from helpers.hosts import until
 from helpers.installed import readable_folder
-from helpers.judged import FAR, Judged
+from helpers.judged import FAR, REDIRECTED, Judged
 from helpers.machine import NOBODY, ROOT, only_if_others_can_read_it, program
 from helpers.pairs import PATIENCE, Pair, me
 from helpers.single_shot import COMMAND, driver, handler
@@ -116,12 +116,8 @@ def test_nothing_of_that_without_masquerade() -> None:
 @pytest.mark.parametrize("missing", NEEDED)
 def test_without_each_in_turn(judged: Judged, missing: str) -> None:
     """Nobody is named for a container's connection. Without CAP_NET_ADMIN the answers are those without -m."""
-    gateway = judged.gateway
-    rule = f"meta l4proto tcp oifname out masquerade to :{OUTSIDE}"
-    uid = judged.user.pw_uid
     by = f"{program('setpriv')} --bounding-set=-{missing[4:].lower()}"
-    with gateway.translating(rule), judged.living("behind", gateway.here, uid, image=False):
-        judged.dials("behind", gateway.THERE, gateway.HERE)
+    with judged.masqueraded(judged.user.pw_uid, OUTSIDE, image=False):
         for form in FORMS:
             reply = judged.asked(form, (OUTSIDE, FAR), "-m", by=by)
             assert reply == ("ERROR:NO-USER" if missing == "CAP_NET_ADMIN" else "ERROR:UNKNOWN-ERROR"), judged.log
@@ -132,16 +128,10 @@ def test_without_each_in_turn(judged: Judged, missing: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_one_alone_is_enough_for_this_hosts_own(judged: Judged, form: str) -> None:
     """CAP_NET_ADMIN: who holds what was redirected to a proxy here."""
-    gateway = judged.gateway
     by = " ".join(ambient("CAP_NET_ADMIN"))
-    with (
-        gateway.translating("iifname out tcp dport 3128 redirect to :13128", hook="prerouting"),
-        judged.living("proxy", "", judged.user.pw_uid, image=False),
-    ):
-        judged.within("proxy", "listener = socket.create_server((host, 13128))", host=gateway.OUTER)
-        with judged.called(gateway.OUTER, 3128, gateway.THERE) as port:
-            judged.within("proxy", "kept.append(listener.accept()[0])")
-            assert judged.asked(form, (3128, port), "-m", by=by) == f"USERID:UNIX:{judged.user.pw_name}", judged.log
+    with judged.redirected(judged.gateway.OUTER, judged.gateway.THERE) as port:
+        reply = judged.asked(form, (REDIRECTED, port), "-m", by=by)
+        assert reply == f"USERID:UNIX:{judged.user.pw_name}", judged.log
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -149,13 +139,7 @@ def test_one_alone_is_enough_for_machines_behind(judged: Judged, form: str) -> N
     """CAP_NET_ADMIN: which machine has a connection, whose name a file tells."""
     gateway = judged.gateway
     by = " ".join(ambient("CAP_NET_ADMIN"))
-    rule = f"meta l4proto tcp oifname out masquerade to :{OUTSIDE}"
-    with (
-        readable_folder() as folder,
-        gateway.translating(rule),
-        judged.living("behind", gateway.here, NOBODY, image=False),
-    ):
-        judged.dials("behind", gateway.THERE, gateway.HERE)
+    with readable_folder() as folder, judged.masqueraded(NOBODY, OUTSIDE, image=False):
         file = folder / "masq"
         file.write_text(f"{gateway.HERE} boxed UNIX\n")
         reply = judged.asked(form, (OUTSIDE, FAR), "-m", "--masquerade-file", str(file), by=by)
