@@ -17,7 +17,7 @@ from .options import UsageError
 #: The largest uid and gid: the one above it means to leave an id as it is (setresgid(2)).
 LAST_ID = (1 << 32) - 2
 
-#: Whom root becomes who was not told whom.
+#: The user that root becomes unless another one is named.
 NOBODY = "nobody"
 
 #: Seconds to wait for threads that are about to end.

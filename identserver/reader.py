@@ -121,7 +121,7 @@ def read_and_end(
             data = b"-" + f"the owner's file could not be read: {error}".encode("utf-8", "replace")
         while data:
             data = data[os.write(fd, data) :]
-        os.close(fd)  # that is what is waited for, and the end of a process takes 1 ms
+        os.close(fd)  # this is waited for, and a process takes 1 ms more to end
     finally:
         os._exit(0)
 

@@ -86,7 +86,7 @@ def find(
 
     :param ask: who looks there; None: nobody does. :param find_local: who looks in our own network namespace.
     :param sub_ids: whether a local uid may be one of somebody's range (--subuid).
-    :param reply: what a container's user is called who has no name on the host; ``""``: by their number.
+    :param reply: what is sent for a user of a container who has no name on the host; ``""``: their number.
     :raises Behind, Unseen: it may be another machine's, behind this one. Other exceptions: see `lookup.find`.
     """
     local: Owner | NoUser

@@ -43,18 +43,17 @@ def _tell(options: Options, who: str, label: str) -> None:
     except ConfigError:
         # `check_files` tells that.
         system = None
+    severity = WRONG if label == "obstacle" else WARNING
     found = options.forward is not None
     if found:
-        what = f"--forward has machines behind this one asked, which {who} forbids"
-        row(label, what, WRONG if label == "obstacle" else WARNING)
+        row(label, f"--forward has machines behind this one asked, which {who} forbids", severity)
     sections = () if system is None else system.sections
     default = None if system is None else system.default
     for one in [*(default or ()), *(one for section in sections for one in section.ranges)]:
         names_a_host = isinstance(one.where.to, (HostName, Domain)) or isinstance(one.where.from_, HostName)
         forwards = one.force is not None and one.force.kind == "forward"
         if forwards:
-            what = f"has another server asked (forward), which {who} forbids"
-            row(label, f"{one.force.rule} {what}", WRONG if label == "obstacle" else WARNING)
+            row(label, f"{one.force.rule} has another server asked (forward), which {who} forbids", severity)
         elif "forward" in one.capabilities:
             row("system", f"{one.rule} lets users have another server asked, which {who} forbids", WARNING)
         if names_a_host:

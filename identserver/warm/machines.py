@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: Queries for which machines may be asked at once, of all together: each holds a thread until the machine has answered.
 MAX_ASKED = 64
 
-#: In place of a uid, where `Workers` tell apart whose a job is: so much less than nothing, and then the address.
+#: A machine's key in `Workers`, in place of a uid, is this number less its address.
 _FIRST = -(1 << 16)
 
 

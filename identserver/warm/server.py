@@ -34,7 +34,7 @@ IDLE_SECONDS = 600.0
 #: Seconds that SIGTERM leaves to the queries under way.
 FINISH_SECONDS = 5.0
 
-#: Seconds after which a process of ours that dies is no reason to think that the next one will, too.
+#: Seconds that the process behind NAT has to live, or else another one would probably end at once, too.
 SETTLED_SECONDS = 5.0
 
 #: Seconds for which trouble that was logged is not logged again.
@@ -101,9 +101,10 @@ def _seeker(options: Options, log: Log) -> Seeker | None:
 
 
 def _watch(seeker: Seeker, loop: Loop, log: Log, stop: Callable[[], object]) -> None:
-    """Say when that process has ended, which only one with capabilities can start again.
+    """Log that this process has ended. Only who has capabilities can start another one, and we have none any more.
 
-    Whoever holds the listening socket does, at the next query; not if that would go on and on.
+    So we end as well, and whoever holds the listening socket starts both at the next query. Not if it has ended at
+    once: that would go on and on.
 
     :param stop: ends this process.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from _bisect import bisect_left, bisect_right  # all of `bisect`, which is a module more
+from _bisect import bisect_left, bisect_right  # `bisect` has nothing else, and is a module more
 
 from ..connection import ConfigError
 
