@@ -279,7 +279,7 @@ class Lookups:
     ) -> None:  # fmt: skip
         """:param load: returns what the system file allows (`load_system_file`).
 
-        :param fetch: reads an owner's file, where another process has to do that.
+        :param fetch: reads an owner's file, where another process than `reader.fetch` starts has to do that.
         :param ask: see `elsewhere`.
         :param ahead: whether to have the owner's file read while the system file is: there is one, and it takes 2 ms.
         """
@@ -314,7 +314,7 @@ class Lookups:
         self._uid = owner.uid
         if owner.by_ports:
             server, client = owner.server, owner.client
-        far, read = client if client[0] else owner.client, self._fetch or _fetch
+        far = client if client[0] else owner.client
 
         def fetch(uid: int, home: str) -> Fetched:
             from lookup.config.user_file import others_of  # only where the owner's file matters
@@ -322,7 +322,9 @@ class Lookups:
             also = others_of(server, far, system is not None and system.older)
             if reading is not None and reading.about == (uid, home, also):
                 return reading.result()
-            return read(uid, home, also)
+            from . import reader
+
+            return (self._fetch or reader.fetch)(uid, home, also)
 
         facts = facts_about(owner, fetch)
         reading = _read_ahead(facts, server, far) if self._ahead else None
@@ -359,13 +361,6 @@ def _read_ahead(facts: Facts, server: Address, far: Address) -> Reading | None:
         return None  # that is said if it matters, where it is tried again
 
 
-def _fetch(uid: int, home: str, also: Also) -> Fetched:
-    """Read an owner's file in another process."""
-    from . import reader  # only where the owner's file matters
-
-    return reader.fetch(uid, home, also)
-
-
 def in_time(function: Callable[..., Result], *arguments: object) -> Result:
     """Call what a lookup consists of. :raises IdentError: it takes longer than `LOOKUP_SECONDS`."""
     from lookup.connection import within
@@ -378,15 +373,13 @@ def in_time(function: Callable[..., Result], *arguments: object) -> Result:
 
 def may_have_system_file(options: Options) -> bool:
     """Say whether there is a system file, or may be one."""
-    if not options.requires_system_file:
-        try:
-            os.stat(options.system_file)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            # EACCES, EIO and the like: it may be there. What reads it says what is wrong.
-            pass
-    return True
+    try:
+        return options.requires_system_file or os.stat(options.system_file) is not None
+    except FileNotFoundError:
+        return False
+    except OSError:
+        # EACCES, EIO and the like: it may be there. What reads it says what is wrong.
+        return True
 
 
 def load_system_file(
