@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from lookup.config.words import Notice
     from lookup.connection import Address, Arrival, Owner
     from lookup.machines import Named
-    from lookup.owner import Answer, Facts
+    from lookup.owner import Answer
 
     from .elsewhere import Elsewhere
     from .options import Options
-    from .reader import Reading
 
     Result = TypeVar("Result")
     #: Finds out, for two ends that are nobody's, why that is so, and calls what it is given with a text.
@@ -327,7 +326,11 @@ class Lookups:
             return (self._fetch or reader.fetch)(uid, home, also)
 
         facts = facts_about(owner, fetch)
-        reading = _read_ahead(facts, server, far) if self._ahead else None
+        reading = None
+        if self._ahead:
+            from . import ahead  # only where there is a system file
+
+            reading = ahead.begin(facts, server, far)
         try:
             system = self._load()
             found = answer(owner, server, client, system, facts, arrival, self._form)
@@ -345,20 +348,6 @@ class Lookups:
         if self._elsewhere is None:
             return lookup.find(server, client, arrival)
         return self._elsewhere.find(server, client, arrival, lookup.find)
-
-
-def _read_ahead(facts: Facts, server: Address, far: Address) -> Reading | None:
-    """Have an owner's file read for a connection, whether or not it will matter; None: there is none to read."""
-    if isinstance(facts.login(), Unknown) or not facts.home.startswith("/"):
-        return None
-    from lookup.config.user_file import others_of
-
-    from . import reader
-
-    try:
-        return reader.Reading(facts.uid, facts.home, others_of(server, far, False))
-    except IdentError:
-        return None  # that is said if it matters, where it is tried again
 
 
 def in_time(function: Callable[..., Result], *arguments: object) -> Result:

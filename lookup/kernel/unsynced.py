@@ -1,31 +1,105 @@
-"""Which file is that, as far as the kernel knows without asking its file system?
+"""What does the kernel know of a file, without asking its file system?
 
-The root directory of a container may be a user's own file system (FUSE), which never answers: whoever waits for it
-can't even be killed.
+A home, and the root directory of a container, may be a user's own file system (FUSE), which never answers: whoever
+waits for it can't even be killed. Nothing here waits.
 """
 
 from __future__ import annotations
 
-import ctypes
+import _ctypes  # the library's ctypes takes 3 ms
 import os
-import struct
+import sys
 
-#: Begins at the current directory; don't ask the file system; the inode's number is wanted (linux/fcntl.h, stat.h).
-_AT_FDCWD, _AT_STATX_DONT_SYNC, _STATX_INO = -100, 0x4000, 0x100
+TYPE_CHECKING = False  # see ../connection.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-#: struct statx: which file, and on which device.
-_SIZE, _INODE, _DEVICE = 256, struct.Struct("=32xQ"), struct.Struct("=136xII")
+#: Begins at the current directory; the descriptor itself; don't ask the file system (linux/fcntl.h).
+_AT_FDCWD, _AT_EMPTY_PATH, _AT_STATX_DONT_SYNC = -100, 0x1000, 0x4000
 
-_libc = ctypes.CDLL(None, use_errno=True)
+#: STATX_TYPE, STATX_MODE, STATX_UID and STATX_INO, and the octets of struct statx (linux/stat.h).
+_WANTED, _STATX_OCTETS = 0x1 | 0x2 | 0x8 | 0x100, 256
+
+#: The number of openat2(2), the same on every architecture, and RESOLVE_CACHED (linux/openat2.h).
+_OPENAT2, _RESOLVE_CACHED = 437, 0x20
+
+#: _LINUX_CAPABILITY_VERSION_3 and the octets of its data; the effective ones are in the first and the fourth word.
+_CAPABILITIES, _CAPABILITIES_OCTETS, _EFFECTIVE = 0x20080522, 24, (slice(0, 4), slice(12, 16))
+
+
+class Status:
+    """What the kernel knows of a file: its owner's ``uid``, its ``mode``, the ``device`` and the ``inode`` there."""
+
+    __slots__ = ("device", "inode", "mode", "uid")
+
+    def __init__(self, found: bytes) -> None:
+        """:param found: a struct statx."""
+
+        def number(start: int, octets: int) -> int:
+            return int.from_bytes(found[start : start + octets], sys.byteorder)
+
+        self.uid, self.mode, self.inode = number(20, 4), number(28, 2), number(32, 8)
+        #: The major and the minor number. A major of 0 is not that of a disk: NFS, FUSE, a tmpfs.
+        self.device = number(136, 4), number(140, 4)
+
+
+class _Number(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "i"
+
+
+class _Octet(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "c"
+
+
+class _Function(_ctypes.CFuncPtr):
+    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+    _restype_ = _Number
 
 
 def identity(path: str, folder: int = _AT_FDCWD) -> tuple[int, int, int]:
-    """Return what tells a file from every other one that is there at the time (statx(2)).
+    """Return what tells a file from every other one that is there at the time.
 
-    :param folder: a descriptor; a path that is not absolute begins there. :raises OSError: see there.
+    :param folder: a descriptor; a path that is not absolute begins there. :raises OSError: see statx(2).
     """
-    status = ctypes.create_string_buffer(_SIZE)
-    if _libc.statx(folder, os.fsencode(path), _AT_STATX_DONT_SYNC, _STATX_INO, status):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
-    return (*_DEVICE.unpack_from(status), *_INODE.unpack_from(status))
+    status = _statx(folder, path, 0)
+    return (*status.device, status.inode)
+
+
+def remembered(path: str) -> Status:
+    """Return what the kernel remembers of a file, or a folder, after links were followed.
+
+    :raises FileNotFoundError: it remembers that there is none.
+    :raises OSError: it does not remember (EAGAIN), or does not know how to tell (ENOSYS, EPERM, ENOENT).
+    """
+    how = b"".join(number.to_bytes(8, sys.byteorder) for number in (os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_CACHED))
+    fd = _called("syscall")(_OPENAT2, _AT_FDCWD, os.fsencode(path), how, len(how))
+    if fd < 0:
+        raise _error(path)
+    try:
+        return _statx(fd, "", _AT_EMPTY_PATH)
+    finally:
+        os.close(fd)
+
+
+def has_capabilities() -> bool:
+    """Say whether this thread has any capability in effect, as far as that can be told (capget(2))."""
+    header = _CAPABILITIES.to_bytes(4, sys.byteorder) + bytes(4)
+    found = (_Octet * _CAPABILITIES_OCTETS)()
+    return bool(_called("capget")(header, found)) or any(any(bytes(found)[word]) for word in _EFFECTIVE)
+
+
+def _statx(folder: int, path: str, flags: int) -> Status:
+    found = (_Octet * _STATX_OCTETS)()
+    if _called("statx")(folder, os.fsencode(path), flags | _AT_STATX_DONT_SYNC, _WANTED, found):
+        raise _error(path)
+    return Status(bytes(found))
+
+
+def _called(name: str) -> Callable[..., int]:
+    """Return a function of the C library. :raises OSError: it has none of that name."""
+    return _Function(_ctypes.dlsym(_ctypes.dlopen(None, 0), name))  # type: ignore[arg-type]  # see dlopen(3)
+
+
+def _error(path: str) -> OSError:
+    number = _ctypes.get_errno()
+    return OSError(number, os.strerror(number), path)
