@@ -1,7 +1,7 @@
-"""Who finds out what an owner's files say while the system file is read: the kernel's memory, or a child?
+"""Who finds out what an owner's files say while the system file is read: this process at once, or a child?
 
-To fork costs a tenth of a query, and most owners have no file that is open to us. The kernel mostly remembers that, and
-tells without waiting for the file system, which may be the owner's own. What it does not remember, a child reads.
+A child, because the file system may be the owner's own, and never answer. But to fork costs a tenth of a query, and the
+kernel mostly remembers that there is no file, or what is in it: that is told to this process without its waiting.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 import sys
+import time
 
 from lookup.config import user_file
 from lookup.connection import IdentError, Unknown
@@ -44,10 +45,10 @@ def begin(facts: Facts, server: Address, far: Address) -> Reading | Known | None
     if isinstance(facts.login(), Unknown) or not facts.home.startswith("/"):
         return None
     about = facts.uid, facts.home, user_file.others_of(server, far, False)
-    nothing = nothing_in(facts.home)
-    if nothing is not None:
-        return Known(about, nothing)
-    from . import reader  # most owners have no file
+    known = at_once(facts.uid, facts.home)
+    if known is not None:
+        return Known(about, known)
+    from . import reader  # seldom needed
 
     try:
         return reader.Reading(*about)
@@ -55,46 +56,49 @@ def begin(facts: Facts, server: Address, far: Address) -> Reading | Known | None
         return None  # that is said if it matters, where it is tried again
 
 
-def nothing_in(home: str) -> user_file.Fetched | None:
-    """Return what `user_file.fetch` does where no file counts, if the kernel remembers that. Never blocks.
+def at_once(uid: int, home: str) -> user_file.Fetched | None:
+    """Return what `user_file.fetch` does, if that can be known without waiting. Never blocks.
 
-    None: a file may be there, or a sandbox may hide one.
+    None: it can't. So it is where something in ~/.config/identd may count, a sandbox may hide a file, or a file is
+    being written, is not its owner's, or lies on a file system that may not answer.
     """
     if sys.platform != "linux":
         return None
     try:
-        number = _why_nothing(home)
-    except (ImportError, OSError):
-        # EAGAIN: the kernel does not remember. ENOSYS, EPERM: it, or a sandbox, has no such call. ENOENT: no such home.
+        return _fetched(uid, home)
+    except (ImportError, AttributeError, OSError, user_file.Unusable):
+        # Python or the C library lacks a function. EAGAIN: the kernel does not remember. ENOSYS, EPERM: it, or a
+        # sandbox, has no such call. ENOENT: no such home.
         return None
-    if number is None:
-        return None
-    fetched = user_file.Fetched()
-    fetched.notes += [(False, f"{os.path.join(home, name)}: {os.strerror(number)}") for name in user_file.FILES]
-    return fetched
 
 
-def _why_nothing(home: str) -> int | None:
-    """Return the errno that opening each file in a home has; None: not each has that. :raises OSError: not known."""
+def _fetched(uid: int, home: str) -> user_file.Fetched | None:
+    """Return what `at_once` does, or raise why that is not known."""
     from lookup.kernel import unsynced
 
+    fetched = user_file.Fetched()
     folder = unsynced.remembered(home)
     if _may_be_a_cover(folder):
         return None
     if _is_closed(folder):
-        return None if unsynced.has_capabilities() else errno.EACCES
-    try:
-        if _may_be_a_cover(unsynced.remembered(os.path.join(home, os.path.dirname(user_file.REGISTERED_IN)))):
-            return None
-    except FileNotFoundError:
-        pass
-    for name in *user_file.FILES, user_file.REGISTERED_IN:
-        try:
-            unsynced.remembered(os.path.join(home, name))
-        except FileNotFoundError:
-            continue
+        paths = (os.path.join(home, name) for name in user_file.FILES)
+        fetched.notes += [(False, f"{path}: {os.strerror(errno.EACCES)}") for path in paths]
+        return None if unsynced.has_capabilities() else fetched
+    if _may_have_more(home):
         return None
-    return errno.ENOENT
+    for name in user_file.FILES:
+        path = os.path.join(home, name)
+        try:
+            content, status = unsynced.content(path, user_file.MAX_SIZE)
+        except FileNotFoundError as error:
+            fetched.notes.append((False, f"{path}: {error.strerror}"))
+            continue
+        user_file.check(status, uid, path)
+        if abs(time.time() - status.st_mtime) <= user_file.SETTLED:
+            return None
+        fetched.path, fetched.content = path, content
+        break
+    return fetched
 
 
 def _may_be_a_cover(folder: Status) -> bool:
@@ -105,7 +109,19 @@ def _may_be_a_cover(folder: Status) -> bool:
 def _is_closed(folder: Status) -> bool:
     """Say whether only a folder's owner can enter it, and we are not them.
 
-    Only on a disk: elsewhere another computer, or a user's program, decides who may enter. An access control list gives
-    nobody more than the mode gives to the group (acl(5), the mask).
+    An access control list gives nobody more than the mode gives to the group (acl(5), the mask).
     """
-    return bool(folder.device[0]) and not folder.mode & 0o077 and folder.uid != os.geteuid()
+    return not folder.mode & 0o077 and folder.uid != os.geteuid() and folder.is_local
+
+
+def _may_have_more(home: str) -> bool:
+    """Say whether something in a home's .config may count before the files, or hide one."""
+    from lookup.kernel import unsynced
+
+    folder = os.path.join(home, user_file.REGISTERED_IN)
+    try:
+        if not _may_be_a_cover(unsynced.remembered(os.path.dirname(folder))):
+            unsynced.remembered(folder)
+    except FileNotFoundError:
+        return False
+    return True

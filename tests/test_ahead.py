@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
+import signal
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,20 +40,40 @@ NAMES = [*user_file.FILES, user_file.REGISTERED_IN]
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """Return an empty home whose file system remembers what is not there; a tmpfs does not."""
+    """Return an empty home on a file system of the kernel's own that remembers what is not there; a tmpfs does not."""
     for place in tempfile.gettempdir(), "/var/tmp", "/root":
         with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=place) as folder:
-            look_for_all(folder)
-            if ahead.nothing_in(folder) is not None:
-                yield Path(folder)
+            empty, full = Path(folder, "empty"), Path(folder, "full")
+            empty.mkdir()
+            full.mkdir()
+            os.chmod(folder, 0o755)
+            look_for_all(empty)
+            write(full / user_file.FILES[0], "")
+            look_for_all(full)
+            if at_once(empty) and at_once(full):
+                yield empty
                 return
-    skip("no file system here remembers what is not there")
+    skip("there is no ext4, xfs or the like here")
+
+
+def at_once(home: str | Path, uid: int | None = None) -> user_file.Fetched | None:
+    """Return what is known without waiting. :param uid: of the owner; None: ours."""
+    return ahead.at_once(os.geteuid() if uid is None else uid, str(home))
 
 
 def look_for_all(home: str | Path) -> None:
     """Have the kernel look for every file, and remember what it finds."""
     for name in NAMES:
         os.path.exists(os.path.join(home, name))
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that nobody has changed for a while, and have it remembered."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    an_hour_ago = time.time() - 3600
+    os.utime(path, (an_hour_ago, an_hour_ago))
+    path.read_bytes()
 
 
 def fetched(home: Path) -> user_file.Fetched:
@@ -60,26 +83,88 @@ def fetched(home: Path) -> user_file.Fetched:
 
 def test_no_file(home: Path) -> None:
     """What the kernel remembers is what looking finds, notes included."""
-    remembered = ahead.nothing_in(str(home))
+    remembered = at_once(home)
     assert remembered is not None
     assert remembered.dump() == fetched(home).dump()
     assert len(remembered.notes) == len(user_file.FILES)
 
 
-@pytest.mark.parametrize("name", [*NAMES, ".config/identd/tcp"])
-def test_a_file_or_a_folder_that_may_count(home: Path, name: str) -> None:
-    """As soon as there is something to read, somebody has to read it."""
-    home.joinpath(name).parent.mkdir(parents=True, exist_ok=True)
-    home.joinpath(name).touch()
+@pytest.mark.parametrize("text", ['global { reply "x" }\n', "# nothing\n", "", "what is this"])
+@pytest.mark.parametrize("name", user_file.FILES)
+def test_a_file(home: Path, name: str, text: str) -> None:
+    """What it says is the same as when a child reads it, whatever that is."""
+    write(home / name, text)
     look_for_all(home)
-    assert ahead.nothing_in(str(home)) is None
+    known = at_once(home)
+    assert known is not None
+    one, other = user_file.parse(known), user_file.parse(fetched(home))
+    assert one.path == str(home / name)
+    assert (one.path, one.report(), str(one.error)) == (other.path, other.report(), str(other.error))
+    assert [str(block.statement) for block in one.blocks] == [str(block.statement) for block in other.blocks]
+
+
+def test_the_first_file_counts(home: Path) -> None:
+    """The one in .config, and then the other one is not even looked at."""
+    write(home / user_file.FILES[0], 'global { reply "first" }')
+    home.joinpath(user_file.FILES[1]).symlink_to("/dev/shm/nowhere")
+    look_for_all(home)
+    known = at_once(home)
+    assert known is not None
+    assert known.dump() == fetched(home).dump()
+
+
+@pytest.mark.parametrize("what", ["new", "a FIFO", "a folder", "another's", "large", "on a tmpfs", "leased", "on disk"])
+def test_a_file_that_a_child_has_to_read(home: Path, what: str) -> None:
+    """One that is being written, that is not to be read, or that can't be read without waiting."""
+    file = home / ".oidentd.conf"
+    write(file, 'global { reply "x" }' if what != "large" else "#" * (user_file.MAX_SIZE + 1))
+    with contextlib.ExitStack() as stack:
+        if what == "new":
+            os.utime(file)
+        elif what in ("a FIFO", "a folder"):
+            file.unlink()
+            os.mkfifo(file) if what == "a FIFO" else file.mkdir()
+        elif what == "another's":
+            only_root()
+            os.chown(file, 1, 1)
+        elif what == "on a tmpfs":
+            file.unlink()
+            elsewhere = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm"))) / "file"
+            elsewhere.touch()
+            file.symlink_to(elsewhere)
+            os.utime(file, (1, 1))
+        elif what == "leased":
+            # Whoever opens it waits until the holder has given the lease back, for 45 s (fcntl(2), F_SETLEASE).
+            signal.signal(signal.SIGIO, signal.SIG_IGN)
+            stack.callback(signal.signal, signal.SIGIO, signal.SIG_DFL)
+            holder = os.open(file, os.O_RDWR)
+            stack.callback(os.close, holder)
+            fcntl.fcntl(holder, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        elif what == "on disk":
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        look_for_all(home)
+        began = time.monotonic()
+        assert at_once(home) is None
+        assert time.monotonic() - began < 10
+
+
+def test_what_a_program_has_registered(home: Path) -> None:
+    """It counts before the user's files, and a child looks at it."""
+    write(home / ".oidentd.conf", 'global { reply "x" }')
+    look_for_all(home)
+    assert at_once(home) is not None
+    home.joinpath(user_file.REGISTERED_IN).mkdir(parents=True)
+    look_for_all(home)
+    assert at_once(home) is None
 
 
 def test_an_empty_config_folder(home: Path) -> None:
     """A folder that many users have changes nothing."""
     home.joinpath(".config").mkdir()
     look_for_all(home)
-    remembered = ahead.nothing_in(str(home))
+    remembered = at_once(home)
     assert remembered is not None
     assert remembered.dump() == fetched(home).dump()
 
@@ -88,7 +173,7 @@ def test_what_is_not_remembered(home: Path) -> None:
     """Where nobody has looked yet, a child has to."""
     fresh = home / "fresh"
     fresh.mkdir()
-    assert ahead.nothing_in(str(fresh)) is None
+    assert at_once(fresh) is None
 
 
 @pytest.mark.parametrize("folder", ["", ".config"])
@@ -98,18 +183,18 @@ def test_what_a_sandbox_may_have_hidden(home: Path, folder: str) -> None:
     home.joinpath(folder).mkdir(exist_ok=True)
     home.joinpath(folder).chmod(0)
     look_for_all(home)
-    assert ahead.nothing_in(str(home)) is None
+    assert at_once(home) is None
     home.joinpath(folder).chmod(0o700)
-    assert ahead.nothing_in(str(home)) is not None
+    assert at_once(home) is not None
 
 
 def test_no_home(home: Path) -> None:
     """A home that is missing, or no folder, is left to whoever looks: a sandbox may hide it."""
     os.path.exists(home / "missing/.config")
-    assert ahead.nothing_in(str(home / "missing")) is None
+    assert at_once(home / "missing") is None
     home.joinpath("file").touch()
     look_for_all(home / "file")
-    assert ahead.nothing_in(str(home / "file")) is None
+    assert at_once(home / "file") is None
 
 
 def seen_by_nobody(home: Path, keep_capabilities: bool = False) -> str:
@@ -125,7 +210,7 @@ def seen_by_nobody(home: Path, keep_capabilities: bool = False) -> str:
             if keep_capabilities:
                 libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
             os.setresuid(nobody, nobody, nobody)
-            nothing = ahead.nothing_in(str(home))
+            nothing = at_once(home)
             if nothing is not None:
                 same = nothing.dump() == user_file.fetch(0, str(home), also=ALSO).dump()
                 os.write(theirs, repr([same, *nothing.notes]).encode())
@@ -168,7 +253,7 @@ def test_a_file_system_that_never_answers(home: Path) -> None:
     """It is not even asked."""
     found = []
     with silence(home, os.geteuid(), os.getegid()) as silent:
-        asking = threading.Thread(target=lambda: found.append(ahead.nothing_in(str(home))), daemon=True)
+        asking = threading.Thread(target=lambda: found.append(at_once(home)), daemon=True)
         asking.start()
         asking.join(10)
         assert found == [None]
@@ -209,4 +294,4 @@ def test_a_system_without_such_calls(home: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setitem(sys.modules, missing, None)
         monkeypatch.delitem(sys.modules, "lookup.kernel.unsynced")
         monkeypatch.delattr(lookup.kernel, "unsynced")
-    assert ahead.nothing_in(str(home)) is None
+    assert at_once(home) is None

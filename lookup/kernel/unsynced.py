@@ -1,4 +1,4 @@
-"""What does the kernel know of a file, without asking its file system?
+"""What does the kernel know of a file, and what is in it, without waiting for its file system?
 
 A home, and the root directory of a container, may be a user's own file system (FUSE), which never answers: whoever
 waits for it can't even be killed. Nothing here waits.
@@ -7,7 +7,9 @@ waits for it can't even be killed. Nothing here waits.
 from __future__ import annotations
 
 import _ctypes  # the library's ctypes takes 3 ms
+import errno
 import os
+import stat
 import sys
 
 TYPE_CHECKING = False  # see ../connection.py
@@ -17,20 +19,30 @@ if TYPE_CHECKING:
 #: Begins at the current directory; the descriptor itself; don't ask the file system (linux/fcntl.h).
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_STATX_DONT_SYNC = -100, 0x1000, 0x4000
 
-#: STATX_TYPE, STATX_MODE, STATX_UID and STATX_INO, and the octets of struct statx (linux/stat.h).
-_WANTED, _STATX_OCTETS = 0x1 | 0x2 | 0x8 | 0x100, 256
+#: STATX_TYPE, STATX_MODE, STATX_UID, STATX_INO and STATX_MNT_ID, and the octets of struct statx (linux/stat.h).
+_WANTED, _STATX_OCTETS = 0x1 | 0x2 | 0x8 | 0x100 | 0x1000, 256
 
 #: The number of openat2(2), the same on every architecture, and RESOLVE_CACHED (linux/openat2.h).
 _OPENAT2, _RESOLVE_CACHED = 437, 0x20
+
+#: File systems of the kernel's own: no user's program, and no other computer, decides who may enter a folder, or when a
+#: file can be opened.
+_LOCAL = frozenset((b"ext2", b"ext3", b"ext4", b"xfs", b"btrfs", b"f2fs"))
+
+#: Which mounts there are (proc_pid_mountinfo(5)).
+_MOUNTS = "/proc/self/mountinfo"
 
 #: _LINUX_CAPABILITY_VERSION_3 and the octets of its data; the effective ones are in the first and the fourth word.
 _CAPABILITIES, _CAPABILITIES_OCTETS, _EFFECTIVE = 0x20080522, 24, (slice(0, 4), slice(12, 16))
 
 
 class Status:
-    """What the kernel knows of a file: its owner's ``uid``, its ``mode``, the ``device`` and the ``inode`` there."""
+    """What the kernel knows of a file: its owner's ``uid``, its ``mode``, the ``device`` and the ``inode`` there.
 
-    __slots__ = ("device", "inode", "mode", "uid")
+    ``mount``: the number of the mount on which it lies; 0: not known (before Linux 5.8).
+    """
+
+    __slots__ = ("device", "inode", "mode", "mount", "uid")
 
     def __init__(self, found: bytes) -> None:
         """:param found: a struct statx."""
@@ -39,8 +51,22 @@ class Status:
             return int.from_bytes(found[start : start + octets], sys.byteorder)
 
         self.uid, self.mode, self.inode = number(20, 4), number(28, 2), number(32, 8)
-        #: The major and the minor number. A major of 0 is not that of a disk: NFS, FUSE, a tmpfs.
-        self.device = number(136, 4), number(140, 4)
+        self.device, self.mount = (number(136, 4), number(140, 4)), number(144, 8)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its file system is one of the kernel's own. :raises OSError: that can't be told."""
+        mounts = os.open(_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)  # open() takes longer, and a process does this once
+        try:
+            lines = b""
+            while more := os.read(mounts, 1 << 16):
+                lines += more
+        finally:
+            os.close(mounts)
+        # line = id parent device root place options *field "-" type source options
+        begins = b"%d " % self.mount
+        kinds = (line.partition(b" - ")[2].split(b" ", 1)[0] for line in lines.split(b"\n") if line.startswith(begins))
+        return next(kinds, b"") in _LOCAL
 
 
 class _Number(_ctypes._SimpleCData):  # type: ignore[type-arg]
@@ -69,16 +95,39 @@ def remembered(path: str) -> Status:
     """Return what the kernel remembers of a file, or a folder, after links were followed.
 
     :raises FileNotFoundError: it remembers that there is none.
-    :raises OSError: it does not remember (EAGAIN), or does not know how to tell (ENOSYS, EPERM, ENOENT).
+    :raises OSError: it does not remember (EAGAIN), or has no such call for us (ENOSYS, EPERM).
     """
-    how = b"".join(number.to_bytes(8, sys.byteorder) for number in (os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_CACHED))
-    fd = _called("syscall")(_OPENAT2, _AT_FDCWD, os.fsencode(path), how, len(how))
-    if fd < 0:
-        raise _error(path)
+    fd = _opened(path)
     try:
         return _statx(fd, "", _AT_EMPTY_PATH)
     finally:
         os.close(fd)
+
+
+def content(path: str, most: int) -> tuple[bytes, os.stat_result]:
+    """Return what is in a regular file, and what fstat(2) said after it was read.
+
+    :param most: octets. :raises FileNotFoundError: as `remembered` does. :raises OSError: it can't be read without
+        waiting, or is larger than that (EAGAIN); or can't be read at all.
+    """
+    fd = _opened(path)
+    try:
+        status = _statx(fd, "", _AT_EMPTY_PATH)
+        if not stat.S_ISREG(status.mode) or not status.is_local:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+        # By this name no other file is opened than the one that was looked at. O_NONBLOCK: it may have a lease.
+        file = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(fd)
+    try:
+        room = bytearray(min(os.fstat(file).st_size, most) + 1)
+        octets = os.preadv(file, [room], 0, os.RWF_NOWAIT)
+        after = os.fstat(file)
+    finally:
+        os.close(file)
+    if octets != after.st_size or octets > most:  # or it grows, or a part of it is not in memory
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+    return bytes(room[:octets]), after
 
 
 def has_capabilities() -> bool:
@@ -86,6 +135,15 @@ def has_capabilities() -> bool:
     header = _CAPABILITIES.to_bytes(4, sys.byteorder) + bytes(4)
     found = (_Octet * _CAPABILITIES_OCTETS)()
     return bool(_called("capget")(header, found)) or any(any(bytes(found)[word]) for word in _EFFECTIVE)
+
+
+def _opened(path: str) -> int:
+    """Return a descriptor that names a file, which its file system has not been told of (O_PATH, openat2(2))."""
+    how = b"".join(number.to_bytes(8, sys.byteorder) for number in (os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_CACHED))
+    fd = _called("syscall")(_OPENAT2, _AT_FDCWD, os.fsencode(path), how, len(how))
+    if fd < 0:
+        raise _error(path)
+    return fd
 
 
 def _statx(folder: int, path: str, flags: int) -> Status:
