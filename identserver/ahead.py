@@ -66,7 +66,7 @@ def at_once(uid: int, home: str) -> user_file.Fetched | None:
         return None
     try:
         return _fetched(uid, home)
-    except (ImportError, AttributeError, OSError, user_file.Unusable):
+    except (ImportError, AttributeError, OSError):
         # Python or the C library lacks a function. EAGAIN: the kernel does not remember. ENOSYS, EPERM: it, or a
         # sandbox, has no such call. ENOENT: no such home.
         return None
@@ -93,8 +93,7 @@ def _fetched(uid: int, home: str) -> user_file.Fetched | None:
         except FileNotFoundError as error:
             fetched.notes.append((False, f"{path}: {error.strerror}"))
             continue
-        user_file.check(status, uid, path)
-        if abs(time.time() - status.st_mtime) <= user_file.SETTLED:
+        if status.st_uid != uid or abs(time.time() - status.st_mtime) <= user_file.SETTLED:
             return None
         fetched.path, fetched.content = path, content
         break

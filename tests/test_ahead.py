@@ -23,6 +23,7 @@ import lookup.kernel
 from identserver import ahead, reader
 from lookup.config import user_file
 from lookup.connection import Unknown
+from lookup.kernel import unsynced
 from lookup.owner import Facts
 
 if TYPE_CHECKING:
@@ -148,6 +149,16 @@ def test_a_file_that_a_child_has_to_read(home: Path, what: str) -> None:
         began = time.monotonic()
         assert at_once(home) is None
         assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("missing", ["_MOUNTS", "_DESCRIPTORS"])
+def test_a_root_folder_without_proc(home: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    """That /proc is not there says nothing about the file."""
+    write(home / ".oidentd.conf", "global { hide }")
+    look_for_all(home)
+    assert at_once(home) is not None
+    monkeypatch.setattr(unsynced, missing, "/nowhere")
+    assert at_once(home) is None
 
 
 def test_what_a_program_has_registered(home: Path) -> None:

@@ -29,8 +29,8 @@ _OPENAT2, _RESOLVE_CACHED = 437, 0x20
 #: file can be opened.
 _LOCAL = frozenset((b"ext2", b"ext3", b"ext4", b"xfs", b"btrfs", b"f2fs"))
 
-#: Which mounts there are (proc_pid_mountinfo(5)).
-_MOUNTS = "/proc/self/mountinfo"
+#: Which mounts there are (proc_pid_mountinfo(5)), and what our descriptors are open for (proc_pid_fd(5)).
+_MOUNTS, _DESCRIPTORS = "/proc/self/mountinfo", "/proc/self/fd"
 
 #: _LINUX_CAPABILITY_VERSION_3 and the octets of its data; the effective ones are in the first and the fourth word.
 _CAPABILITIES, _CAPABILITIES_OCTETS, _EFFECTIVE = 0x20080522, 24, (slice(0, 4), slice(12, 16))
@@ -114,9 +114,11 @@ def content(path: str, most: int) -> tuple[bytes, os.stat_result]:
     try:
         status = _statx(fd, "", _AT_EMPTY_PATH)
         if not stat.S_ISREG(status.mode) or not status.is_local:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+            raise _would_wait(path)
         # By this name no other file is opened than the one that was looked at. O_NONBLOCK: it may have a lease.
-        file = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = os.open(f"{_DESCRIPTORS}/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise _would_wait(path) from None  # there is no /proc; the file is there
     finally:
         os.close(fd)
     try:
@@ -126,7 +128,7 @@ def content(path: str, most: int) -> tuple[bytes, os.stat_result]:
     finally:
         os.close(file)
     if octets != after.st_size or octets > most:  # or it grows, or a part of it is not in memory
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+        raise _would_wait(path)
     return bytes(room[:octets]), after
 
 
@@ -161,3 +163,7 @@ def _called(name: str) -> Callable[..., int]:
 def _error(path: str) -> OSError:
     number = _ctypes.get_errno()
     return OSError(number, os.strerror(number), path)
+
+
+def _would_wait(path: str) -> OSError:
+    return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
