@@ -94,9 +94,7 @@ class Found:
     __slots__ = ("cookie", "device", "ends", "inode", "state", "uid")
 
     def __init__(self, message: Any) -> None:
-        family, state, _, _ = message[codec.STATE]
-        local_port, remote_port = message[codec.PORTS]
-        local, remote = message[codec.HOSTS]
+        family, state, _, _, local_port, remote_port, local, remote = message[codec.ENDS]
         if family == _AF_INET:
             local, remote = local[:4], remote[:4]
         else:
@@ -389,13 +387,21 @@ class SockDiag:
         """
         # 0 is the kernel; other processes may write to a netlink socket too. Another sequence number: the
         # late answer to a request that failed.
-        data, sender = b"", -1
-        while sender != 0 or len(data) < _HEADER.size or _HEADER.unpack_from(data)[3] != self._sequence:
+        sender = sequence = -1
+        while sender != 0 or sequence != self._sequence:
             try:
                 data, (sender, _) = self._socket.recvfrom(_LARGEST_DATAGRAM)
             except OSError as error:
                 # ENOBUFS: answers overran the receive buffer. EAGAIN: the kernel stayed silent.
                 raise IdentError(f"sock_diag answer: {error}") from error
+            if len(data) >= _HEADER.size:
+                length, kind, _, sequence, _ = _HEADER.unpack_from(data)
+        if kind == _SOCK_DIAG_BY_FAMILY and length == len(data) >= _SHORTEST_MESSAGE:
+            return [self._decode(data)], False  # the answer to an exact request
+        return self._take_apart(data, ignore)
+
+    def _take_apart(self, data: bytes, ignore: int) -> tuple[list[Found], bool]:
+        """Return what `_receive` does, of a datagram with any number of messages."""
         found = []
         offset = 0
         while offset < len(data):
