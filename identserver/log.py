@@ -149,8 +149,15 @@ class Log:
     def _sent(self, log: socket.socket, datagram: bytes) -> bool:
         """Send one datagram, or say it elsewhere if nobody takes it. Return False if the daemon's queue is full."""
         try:
-            # Not connected, so that a daemon that was started anew is found again.
-            log.sendto(datagram, _PATH)
+            log.send(datagram)
+            return True
+        except OSError:
+            # ENOTCONN: this is the first one. ECONNREFUSED: the daemon has ended. EAGAIN: its queue is full, or nobody
+            # reads it, as a new daemon has the path by now.
+            pass
+        try:
+            log.connect(_PATH)
+            log.send(datagram)
         except BlockingIOError:
             return False
         except OSError:  # ENOENT, ECONNREFUSED: nobody logs. EMSGSIZE: more than it would take

@@ -153,12 +153,12 @@ class Connection(Ends):
     def _finish(self) -> None:
         """Close, but read first what came beyond the query: closing over it would be a reset."""
         self._protocol.connectionLost()
-        self._deadlines.query_is_over(self)
-        self._leave()
         try:
             # Not by recv(2), whose EAGAIN is an exception: that takes 3 us.
             if ioctl(self._socket.fileno(), FIONREAD, _NONE) != _NONE:
                 self._socket.shutdown(_SHUT_WR)
+                self._leave()
+                self._deadlines.query_is_over(self)
                 self._deadlines.wait_for_end(self)
                 self._watched = True
                 self._loop.when_readable(self._socket.fileno(), self._drain)
