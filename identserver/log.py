@@ -134,6 +134,11 @@ class Log:
 
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
+            try:
+                self._socket.connect(_PATH)
+            except OSError:
+                # ENOENT, ECONNREFUSED, EACCES: `_sent` tries again.
+                pass
         sent = 0
         for datagram in self._unsent:
             if not self._sent(self._socket, datagram):
@@ -152,8 +157,8 @@ class Log:
             log.send(datagram)
             return True
         except OSError:
-            # ENOTCONN: this is the first one. ECONNREFUSED: the daemon has ended. EAGAIN: its queue is full, or nobody
-            # reads it, as a new daemon has the path by now.
+            # ECONNREFUSED, ENOTCONN: the daemon has ended. EAGAIN: its queue is full, or nobody reads it, as a new daemon
+            # has the path by now.
             pass
         try:
             log.connect(_PATH)
