@@ -134,7 +134,7 @@ class Log:
 
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
-            try:
+            try:  # noqa: SIM105 - contextlib is a module more
                 self._socket.connect(_PATH)
             except OSError:
                 # ENOENT, ECONNREFUSED, EACCES: `_sent` tries again.
@@ -157,8 +157,8 @@ class Log:
             log.send(datagram)
             return True
         except OSError:
-            # ECONNREFUSED, ENOTCONN: the daemon has ended. EAGAIN: its queue is full, or nobody reads it, as a new daemon
-            # has the path by now.
+            # ECONNREFUSED, ENOTCONN: the daemon has ended. EAGAIN: its queue is full; or nobody reads it any more, for a
+            # new daemon has the path.
             pass
         try:
             log.connect(_PATH)
