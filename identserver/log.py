@@ -157,8 +157,8 @@ class Log:
             log.send(datagram)
             return True
         except OSError:
-            # ECONNREFUSED, ENOTCONN: the daemon has ended. EAGAIN: its queue is full; or nobody reads it any more, for a
-            # new daemon has the path.
+            # ECONNREFUSED, ENOTCONN: the daemon has ended. EAGAIN: its queue is full; or nobody reads it any more,
+            # because a new daemon has the path.
             pass
         try:
             log.connect(_PATH)
