@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 #: Replies in one line of the system file; oidentd refuses more.
 MAX_FORCED_REPLIES = 255
 
+#: User blocks that are compared with one that was read before, all at once.
+_TOGETHER = 64
+
 _SPOOF, _SPOOF_MORE = CAPABILITIES[b"spoof"], CAPABILITIES[b"spoof_all"] | CAPABILITIES[b"spoof_privport"]
 _PSEUDONYM = CAPABILITIES[b"pseudonym"]
 
@@ -265,15 +268,27 @@ class _SystemFile(Parser):
 
         :param block: the words after the name; :param where, capabilities: what they come to (`user_ranges`).
         """
-        tokens, words, at, size = self.tokens, self.words, self.at, len(block) + 2
-        while tokens[at] == b"user" and tokens[at + 2 : at + size] == block:
-            name = tokens[at + 1]
-            if not _is_plain(name) or name.lower() in NO_STRINGS:
-                break
-            ranges = [Range(where, capabilities, None, words, at + 3, self.instead)]
-            self.system.sections.append(Section(name, -1, ranges, words, at + 1))
-            at += size
-        self.at = at
+        alike, size, together = (where, capabilities, self.instead), len(block) + 2, 1
+        while True:
+            names = self.names_alike(block, together)
+            if not names and together == 1:
+                return
+            at = self.at + 1
+            for name in names:
+                self.system.sections.append(Section(name, -1, None, self.words, at, alike))
+                at += size
+            self.at = at - 1
+            together = min(2 * together, _TOGETHER) if names else 1
+
+    def names_alike(self, block: list[bytes], together: int) -> list[bytes]:
+        """Return the names in the next so many blocks, if each is a user's, says the same, and has a plain name."""
+        size = len(block) + 2
+        words = self.tokens[self.at : self.at + size * together]
+        names = words[1::size]
+        words[1::size] = [b""] * len(names)
+        if words != [b"user", b"", *block] * together:
+            return []
+        return names if all(map(_is_plain, names)) and NO_STRINGS.isdisjoint(map(bytes.lower, names)) else []
 
     def default_block(self) -> None:
         at, before = self.at, self.inherited

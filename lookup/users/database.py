@@ -59,20 +59,21 @@ def _listed(wanted: set[bytes]) -> dict[bytes, int | Unknown | None]:
 INCLUDED = rb"(?m)^[ \t]*[+-]"
 ENTRY = rb"(?m)^([^:\s#]+):[^:\n]*:([0-9]{1,9}):[0-9]+:[^:\n]*:[^:\n]*:"
 _NOT_IN_NAMES = b" \t\n\r\f\v#"
+_BEGIN_NO_NAME = frozenset((b" ", b"\t", b"+", b"-"))
 
 
 def _entries(data: bytes, wanted: set[bytes]) -> dict[bytes, int] | None:
     """Return the uids that a user database (passwd(5)) gives the names that are wanted; None: that is not certain."""
     found: dict[bytes, int] = {}
-    for line in data.split(b"\n"):
-        name, _, rest = line.partition(b":")
-        if not name.isalnum():  # most are
-            if name.lstrip(b" \t").startswith((b"+", b"-")):
-                return None
-            if not name or name.translate(None, _NOT_IN_NAMES) != name:
-                continue
+    lines = data.split(b"\n")
+    if {line[:1] for line in lines} & _BEGIN_NO_NAME and any(line.lstrip(b" \t")[:1] in (b"+", b"-") for line in lines):
+        return None
+    for line in lines:
+        fields = line.split(b":", 6)
+        name = fields[0]
         if name in wanted and name not in found:  # the first of two entries with one name counts
-            fields = rest.split(b":", 5)
-            if len(fields) == 6 and fields[1].isdigit() and fields[2].isdigit() and len(fields[1]) <= 9:
-                found[name] = int(fields[1])
+            if not name.isalnum() and (not name or name.translate(None, _NOT_IN_NAMES) != name):
+                continue
+            if len(fields) == 7 and fields[2].isdigit() and fields[3].isdigit() and len(fields[2]) <= 9:
+                found[name] = int(fields[2])
     return found
