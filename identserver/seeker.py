@@ -7,25 +7,26 @@ the user who serves.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # see reader.py
 import errno
 import os
 import select
-import signal
-import socket
 import stat
-import threading
+from _queue import SimpleQueue  # the library's semaphores take 3 ms
+from _socket import MSG_DONTWAIT
 from _thread import start_new_thread
 
 from lookup.connection import IdentError
-from lookup.kernel import search
-from lookup.kernel.wire import MAX_ANSWER, REQUEST_SIZE, Found, Request
+from lookup.kernel import codec
+from lookup.kernel.wire import FAILED, MAX_ANSWER, REQUEST_SIZE, Found, Request
 
-from . import capabilities, reader
+from . import capabilities, passing, reader
 from .log import Log
 from .privileges import drop_capabilities, serving_ids
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
+    import _socket as socket
     from typing import NoReturn
 
     from .options import Options
@@ -65,11 +66,14 @@ class Seeker:
 
         :raises OSError: there is no process to be had.
         """
-        search.prepare()
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        # Both processes use it, and it takes longer than the rest, which the new one imports while this one goes on.
+        codec.messages()
+        self._socket, theirs = passing.pair()
+        try:
             if os.fork() == 0:
                 _serve(theirs, kept, ids)
+        finally:
+            theirs.close()
 
     def fileno(self) -> int:
         """Return the descriptor that is readable once the process has ended."""
@@ -86,7 +90,7 @@ class Seeker:
             reader, writer = os.pipe()
             try:
                 try:
-                    socket.send_fds(self._socket, [data], [writer], socket.MSG_DONTWAIT)
+                    passing.send(self._socket, data, writer, MSG_DONTWAIT)
                 finally:
                     os.close(writer)
                 return Found.unpack(_read(reader))
@@ -118,15 +122,23 @@ def _serve(requests: socket.socket, kept: int, ids: tuple[int, int] | None) -> N
         reader.let_go_of_all_but(requests.fileno())
         os.chdir("/")
         # It ends with whoever asks, which finishes the queries under way.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+        for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
+            _signal.signal(number, _signal.SIG_IGN)
+        try:
+            from lookup.kernel import search  # now: who this becomes may not read these files
+
+            search.prepare()
+        except ImportError:
+            pass  # each answer says so
         capabilities.keep_only(kept, ids)
-        places = threading.BoundedSemaphore(MOST)
+        places: SimpleQueue[None] = SimpleQueue()
+        for _ in range(MOST):
+            places.put(None)
         while True:
-            request, fds, _, _ = socket.recv_fds(requests, REQUEST_SIZE + 1, 1)
+            request, fds = passing.receive(requests, REQUEST_SIZE + 1)
             if not request:
                 break
-            places.acquire()
+            places.get()
             try:
                 # Not by threading.Thread, whose start() waits without end for one that has no memory to begin with.
                 start_new_thread(_answer, (request, fds, places))
@@ -137,10 +149,10 @@ def _serve(requests: socket.socket, kept: int, ids: tuple[int, int] | None) -> N
         os._exit(0)
 
 
-def _answer(request: bytes, fds: list[int], places: threading.BoundedSemaphore) -> None:
+def _answer(request: bytes, fds: list[int], places: SimpleQueue[None]) -> None:
     """Answer one request into a pipe: an answer always fits."""
     try:
-        answer = search.search(Request.unpack(request)).pack()
+        answer = _found(Request.unpack(request)).pack()
         for fd in fds:
             # Whatever else it may be is not written to with capabilities.
             if stat.S_ISFIFO(os.fstat(fd).st_mode):
@@ -153,7 +165,18 @@ def _answer(request: bytes, fds: list[int], places: threading.BoundedSemaphore) 
         _let_go(fds, places)
 
 
-def _let_go(fds: list[int], places: threading.BoundedSemaphore) -> None:
+def _found(request: Request) -> Found:
+    try:
+        from lookup.kernel import search
+
+        return search.search(request)
+    except ImportError as error:
+        # There is no such file, or it is closed to who started identd.
+        reason = f"other network namespaces can't be searched: {error}"
+        return Found(FAILED, request.server, request.client, reason=reason)
+
+
+def _let_go(fds: list[int], places: SimpleQueue[None]) -> None:
     for fd in fds:
         os.close(fd)
-    places.release()
+    places.put(None)

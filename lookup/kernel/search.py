@@ -52,10 +52,9 @@ def prepare() -> None:
     """Import whatever `search` may need, for a process that gives up the right to read these files."""
     import fcntl  # noqa: F401
 
-    from . import candidates, codec, devices, dumps  # noqa: F401
+    from . import candidates, codec, devices  # noqa: F401
 
     codec.messages()
-    codec.netlink()
 
 
 def search(request: Request) -> Found:
