@@ -120,6 +120,24 @@ def candidates(unlisted: Callable[[OSError], object] = id) -> Iterator[str]:
     yield from (f"/proc/{pid}/ns/net" for pid in _list("/proc", unlisted) if pid.isdecimal())
 
 
+def name_of(network: tuple[int, int]) -> str:
+    """Return a path under which a network namespace has a name; ``""``: none is seen."""
+    for folder in _NAMED:
+        for name in _list(folder, id):
+            try:
+                if identity(f"{folder}/{name}") == network:
+                    return f"{folder}/{name}"
+            except OSError:
+                # ENOENT: it has ended meanwhile. EACCES: it is closed to us.
+                continue
+    return ""
+
+
+def processes() -> list[int]:
+    """Return all processes that are seen; none, where they can't be listed."""
+    return [int(name) for name in _list("/proc", id) if name.isdecimal()]
+
+
 def _is_same(folder: str, other: str) -> bool:
     try:
         return identity(folder) == identity(other)
