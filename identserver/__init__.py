@@ -9,7 +9,7 @@ TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__version__ = "1.1.0"
+__version__ = "2.0.0"
 
 #: What the administrator allows, where --config names no other file. oidentd's, because identd takes its place.
 CONFIG = "/etc/oidentd.conf"

@@ -232,8 +232,10 @@ class AnsweringServer(IdentServer):
 
 def endpoint(address: Any) -> Endpoint:
     """Translate what getsockname() gives: an IPv4-mapped host to plain IPv4, a link-local one with its scope."""
+    if len(address) == 2:
+        return Endpoint(*address)
     host, port = plain_host(address[0]), address[1]
-    if len(address) == 4 and address[3] and ":" in host:
+    if address[3] and ":" in host:
         from _socket import if_indextoname
 
         try:

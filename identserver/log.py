@@ -134,6 +134,11 @@ class Log:
 
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
+            try:  # noqa: SIM105 - contextlib is a module more
+                self._socket.connect(_PATH)
+            except OSError:
+                # ENOENT, ECONNREFUSED, EACCES: `_sent` tries again.
+                pass
         sent = 0
         for datagram in self._unsent:
             if not self._sent(self._socket, datagram):
@@ -149,8 +154,15 @@ class Log:
     def _sent(self, log: socket.socket, datagram: bytes) -> bool:
         """Send one datagram, or say it elsewhere if nobody takes it. Return False if the daemon's queue is full."""
         try:
-            # Not connected, so that a daemon that was started anew is found again.
-            log.sendto(datagram, _PATH)
+            log.send(datagram)
+            return True
+        except OSError:
+            # ECONNREFUSED, ENOTCONN: the daemon has ended. EAGAIN: its queue is full; or nobody reads it any more,
+            # because a new daemon has the path.
+            pass
+        try:
+            log.connect(_PATH)
+            log.send(datagram)
         except BlockingIOError:
             return False
         except OSError:  # ENOENT, ECONNREFUSED: nobody logs. EMSGSIZE: more than it would take

@@ -259,7 +259,7 @@ def asked_name(connection: socket.socket) -> tuple[Any, ...]:
     name: tuple[Any, ...] = connection.getsockname()
     try:
         # An IPv6 socket may have a connection of IPv4's.
-        if ":" not in plain_host(name[0]):
+        if len(name) == 2 or ":" not in plain_host(name[0]):
             told = connection.getsockopt(_SOL_IP, _SO_ORIGINAL_DST, _SOCKADDR_IN.size)
             (port, packed), scope = _SOCKADDR_IN.unpack(told), b""
         else:

@@ -54,6 +54,40 @@ def test_what_was_lost_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         log._socket.close()
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_daemon_that_was_started_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool) -> None:
+    """It gets what is logged from then on; also where somebody still has the old one's socket, once that is full."""
+    monkeypatch.setattr(room, "_PATH", str(tmp_path / "log"))
+    log = Log(Options())
+    log._stderr, log._syslog = False, True
+    with contextlib.ExitStack() as stack:
+        old = stack.enter_context(syslog(tmp_path / "log"))
+        log.write(log.INFO, "first")
+        assert received(old)[0].endswith(b": first")
+        (tmp_path / "log").unlink()
+        if ended:
+            old.close()
+        new = stack.enter_context(syslog(tmp_path / "log"))
+        taken = 0 if ended else _full(log)
+        log.write(log.INFO, "next")
+        assert [line.rpartition(b" ")[2] for line in received(new)][-1] == b"next"
+        assert not log._unsent
+        assert ended or len(received(old)) == taken
+        assert log._socket is not None
+        log._socket.close()
+
+
+def _full(log: Log) -> int:
+    """Fill the queue of the daemon that a log is connected to; return how many messages that took."""
+    assert log._socket is not None
+    for taken in range(10_000):
+        try:
+            log._socket.send(b"<30>x")
+        except BlockingIOError:
+            return taken
+    raise AssertionError("the queue has no end")
+
+
 def test_what_is_escaped() -> None:
     """What is printable stays as it is, so that nothing is escaped twice; what others sent is told from an escape."""
     assert room.printable('plain \\x1b "text"') == b'plain \\x1b "text"'

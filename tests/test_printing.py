@@ -97,7 +97,7 @@ LINES = {
     "warning: a: b": ("warning", "a: b", "warning"),
     "          a remedy": ("", "a remedy", ""),
     "the answer is true": ("", "the answer is true", ""),
-    "identd 1.1.0, Python 3.11": ("", "identd 1.1.0, Python 3.11", ""),
+    "identd 2.0.0, Python 3.11": ("", "identd 2.0.0, Python 3.11", ""),
 }
 
 

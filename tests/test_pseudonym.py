@@ -17,7 +17,7 @@ KEY = bytes(range(32))
 ASKER, OTHER = bytes((192, 0, 2, 1)), bytes((192, 0, 2, 2))
 DAY, NEXT = "2026-11-26", "2026-11-27"
 
-#: What release 1.1.0 called uid 1001: as `pseudonym`, and as `pseudonym per-asker daily 12`.
+#: What release 2.0.0 called uid 1001: as `pseudonym`, and as `pseudonym per-asker daily 12`.
 FIXED = [b"im8ed6bce", b"e0pop6z8y59v"]
 
 UIDS = st.integers(0, LAST_UID)

@@ -96,5 +96,8 @@ _FIELDS = st.one_of(
 @example(data=b"a:x:1:1::")
 def test_entries_are_what_the_expression_takes(data: bytes) -> None:
     """The user database is read as the expressions read it, which are the specification."""
-    expected = dict(reversed(re.findall(database.ENTRY, data)))
-    assert database._entries(data) == ({} if re.search(database.INCLUDED, data) else expected)
+    expected = {name: int(uid) for name, uid in reversed(re.findall(database.ENTRY, data))}
+    names = set(expected) | {b"alice", b"", b"#a"}
+    assert database._entries(data, names) == (None if re.search(database.INCLUDED, data) else expected)
+    one = dict([next(iter(expected.items()))] if expected else [])
+    assert database._entries(data, set(one)) == (None if re.search(database.INCLUDED, data) else one)

@@ -271,13 +271,33 @@ class Section(_Placed):
     ``number``: the uid that the name is in decimal, which counts where it is nobody's login name; -1: it is none.
     """
 
-    __slots__ = ("name", "number", "ranges")
+    __slots__ = ("_alike", "_ranges", "name", "number")
 
-    def __init__(self, name: bytes, number: int, ranges: list[Range], words: Words, at: int) -> None:
+    def __init__(
+        self, name: bytes, number: int, ranges: list[Range] | None, words: Words, at: int,
+        alike: tuple[Where, frozenset[str], Statement | None] | None = None,
+    ) -> None:  # fmt: skip
+        """:param alike: in place of the ranges what the only one comes to, which forces nothing: of thousands of blocks
+        that say the same, one decides.
+        """
         self._words, self._line, self.at = words, 0, at
         self.name = name
         self.number = number
-        self.ranges = ranges
+        self._ranges = ranges
+        self._alike = alike
+
+    @property
+    def ranges(self) -> list[Range]:
+        if self._ranges is None:
+            assert self._alike is not None
+            where, capabilities, instead = self._alike
+            # It begins after the brace that follows the name.
+            self._ranges = [Range(where, capabilities, None, self._words, self.at + 2, instead)]  # type: ignore[arg-type]
+        return self._ranges
+
+    def __getstate__(self) -> dict[str, object]:
+        assert self.ranges  # whose places are found while the words are here
+        return super().__getstate__()
 
 
 class System:
@@ -287,7 +307,7 @@ class System:
     ``hosts``: what is remembered of its host names; ``notices``: what its author surely did not mean; those in
     ``missing`` are about users and hosts that there are not, which may change while the file does not.
 
-    By whose they are now, see `assign`: ``users``: the ranges of each uid's block; ``doubtful``: those of blocks of
+    By whose they are now, see `assign`: ``owned``: each uid's block; ``doubtful``: those of blocks of
     whom it is not known, each with the reason; ``twice``: why a uid's block is not known, where it has two.
 
     ``older``: whether older servers' files in homes are allowed to somebody; ``needs_key``: whether pseudonyms are
@@ -295,8 +315,8 @@ class System:
     """
 
     __slots__ = (
-        "_hosts", "default", "doubtful", "missing", "needs_key", "notices", "older", "path", "pseudonyms", "sections",
-        "twice", "users",
+        "_hosts", "default", "doubtful", "missing", "needs_key", "notices", "older", "owned", "path", "pseudonyms",
+        "sections", "twice",
     )  # fmt: skip
 
     def __init__(self, path: str, hosts: Hosts | None = None) -> None:
@@ -305,7 +325,7 @@ class System:
         self._hosts = hosts
         self.default: list[Range] | None = None
         self.sections: list[Section] = []
-        self.users: dict[int, list[Range]] = {}
+        self.owned: dict[int, Section] = {}
         self.doubtful: list[tuple[list[Range], Unknown]] = []
         self.twice: dict[int, Unknown] = {}
         self.notices: list[Notice] = []
@@ -321,12 +341,21 @@ class System:
             self._hosts = Hosts()
         return self._hosts
 
+    @property
+    def users(self) -> dict[int, list[Range]]:
+        """The ranges of each uid's block."""
+        return {uid: section.ranges for uid, section in self.owned.items()}
+
+    def ranges_of(self, uid: int) -> list[Range] | None:
+        """Return the ranges of a uid's block; None: it has none."""
+        return self.owned[uid].ranges if uid in self.owned else None
+
     def assign(self, uids: Uids) -> list[tuple[Section, Section]]:
         """Give each block to the user who has its name now; return the pairs that are one user's.
 
         A name that is nobody's has no effect. A name that could not be asked for may be anybody's.
         """
-        taken: dict[int, Section] = {}
+        owned = self.owned
         pairs = []
         for section in self.sections:
             uid = uids[section.name]
@@ -335,13 +364,12 @@ class System:
                 continue
             if uid is None:
                 uid = section.number
-            if uid in taken:
-                pairs.append((taken[uid], section))
-                reason = f"{taken[uid].rule} and {section.rule} are both about uid {uid}"
+            if uid in owned:
+                pairs.append((owned[uid], section))
+                reason = f"{owned[uid].rule} and {section.rule} are both about uid {uid}"
                 self.twice[uid] = Unknown(reason)
             elif uid >= 0:
-                taken[uid] = section
-                self.users[uid] = section.ranges
+                owned[uid] = section
         return pairs
 
     def assigned_again(self, uids: Uids) -> System:

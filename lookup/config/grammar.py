@@ -29,7 +29,7 @@ from ..users import database
 from ..users.names import LAST_UID
 from .blocks import EVERYWHERE, Range, Section, System, UserBlock
 from .names import Resolver
-from .parser import BLOCKS, CAPABILITIES, DEFAULTS, NEW, STATEMENTS, Parser
+from .parser import BLOCKS, CAPABILITIES, DEFAULTS, NEW, NO_STRINGS, STATEMENTS, Parser
 from .words import BYTE_ORDER_MARK, Notice, shown
 
 TYPE_CHECKING = False  # see connection.py
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 #: Replies in one line of the system file; oidentd refuses more.
 MAX_FORCED_REPLIES = 255
+
+#: User blocks that are compared with one that was read before, all at once.
+_TOGETHER = 64
 
 _SPOOF, _SPOOF_MORE = CAPABILITIES[b"spoof"], CAPABILITIES[b"spoof_all"] | CAPABILITIES[b"spoof_privport"]
 _PSEUDONYM = CAPABILITIES[b"pseudonym"]
@@ -179,6 +182,8 @@ class _SystemFile(Parser):
         self.default_at = -1
         self.sets: dict[int, frozenset[str]] = {}
         self.known: dict[tuple[object, ...], tuple[Where, frozenset[str]]] = {}
+        #: What the last user block comes to, where it is kept.
+        self.alike: tuple[Where, frozenset[str]] | None = None
 
     def parse(self, uids: AskUids) -> System:
         try:
@@ -224,18 +229,21 @@ class _SystemFile(Parser):
         self.at += 1
         at, number = self.at, -1
         name = self.string("a login name or a uid")
-        if not name.isalnum() or name.isdigit():  # of thousands of blocks, most are for plain names
+        if not _is_plain(name):
             name = name.partition(b"\0")[0]
             number = number_of(name)
             if number < 0 and is_any_number(name):
                 self.words.fail(at, f"a login name or a uid expected, not {shown(self.tokens[at])}")
         self.system.sections.append(Section(name, number, self.user_ranges(at + 1), self.words, at))
+        if self.alike is not None:
+            self.blocks_alike(self.tokens[at + 1 : self.at], *self.alike)
 
     def user_ranges(self, begin: int) -> list[Range]:
         """Take the ranges of a user block. Thousands of blocks often say the same, so what one says is kept.
 
         A single range is kept, if it forces nothing (a statement has its own place) and is not worth a notice.
         """
+        self.alike = None
         try:
             end = self.tokens.index(b"}", begin) + 2
         except ValueError:
@@ -243,17 +251,44 @@ class _SystemFile(Parser):
         if self.takes_each:
             return self.ranges(False)
         text = self.inherited, self.instead, *self.tokens[begin:end]
-        known = self.known.get(text)
-        if known is not None:
+        self.alike = self.known.get(text)
+        if self.alike is not None:
             self.at = end
-            return [Range(known[0], known[1], None, self.words, begin + 1, self.instead)]
+            return [Range(*self.alike, None, self.words, begin + 1, self.instead)]
         noticed = len(self.notices)
         ranges = self.ranges(False)
         one = ranges[0]
         alike = one.force is None and b"force" not in text and one.instead is self.instead
         if self.at == end and alike and len(self.notices) == noticed:
-            self.known[text] = one.where, one.capabilities
+            self.alike = self.known[text] = one.where, one.capabilities
         return ranges
+
+    def blocks_alike(self, block: list[bytes], where: Where, capabilities: frozenset[str]) -> None:
+        """Take the user blocks that follow at once and say the same, word for word, as far as their names are plain.
+
+        :param block: the words after the name; :param where, capabilities: what they come to (`user_ranges`).
+        """
+        alike, size, together = (where, capabilities, self.instead), len(block) + 2, 1
+        while True:
+            names = self.names_alike(block, together)
+            if not names and together == 1:
+                return
+            at = self.at + 1
+            for name in names:
+                self.system.sections.append(Section(name, -1, None, self.words, at, alike))
+                at += size
+            self.at = at - 1
+            together = min(2 * together, _TOGETHER) if names else 1
+
+    def names_alike(self, block: list[bytes], together: int) -> list[bytes]:
+        """Return the names in the next so many blocks, if each is a user's, says the same, and has a plain name."""
+        size = len(block) + 2
+        words = self.tokens[self.at : self.at + size * together]
+        names = words[1::size]
+        words[1::size] = [b""] * len(names)
+        if words != [b"user", b"", *block] * together:
+            return []
+        return names if all(map(_is_plain, names)) and NO_STRINGS.isdisjoint(map(bytes.lower, names)) else []
 
     def default_block(self) -> None:
         at, before = self.at, self.inherited
@@ -347,6 +382,11 @@ class _SystemFile(Parser):
             self.notice(at, "the login name is forced by this, whatever the user's file says")
         self.system.needs_key |= bool(bit & _PSEUDONYM)
         return bit, self.statement(kind, at, MAX_FORCED_REPLIES)
+
+
+def _is_plain(name: bytes) -> bool:
+    """Return whether a name is letters and digits, and no uid. Of thousands of blocks, most are for such names."""
+    return name.isalnum() and not name.isdigit()
 
 
 def number_of(text: bytes) -> int:

@@ -39,7 +39,7 @@ class Selection:
             return system.twice[uid]
         found: list[Range | None] = []
         certain = False
-        own = system.users.get(uid)
+        own = system.ranges_of(uid)
         if own is not None:
             matching, certain = self._candidates(own, resolve)
             self._found(matching, "the user's own block")

@@ -94,9 +94,7 @@ class Found:
     __slots__ = ("cookie", "device", "ends", "inode", "state", "uid")
 
     def __init__(self, message: Any) -> None:
-        family, state, _, _ = message[codec.STATE]
-        local_port, remote_port = message[codec.PORTS]
-        local, remote = message[codec.HOSTS]
+        family, state, _, _, local_port, remote_port, local, remote = message[codec.ENDS]
         if family == _AF_INET:
             local, remote = local[:4], remote[:4]
         else:
@@ -177,7 +175,7 @@ class SockDiag:
             self._check_namespace(arrival)
         scope = scope or remote_scope
         ends = local, server[1], remote, client[1]
-        found = self._holders(ends, [scope or (arrival.bound if arrival is not None else 0)])
+        found = self._holder(ends, scope or (arrival.bound if arrival is not None else 0))
         if arrival is not None and arrival.bound and found:
             from .candidates import reached_by  # only where the listening socket is bound to a device, or link-local
 
@@ -199,22 +197,32 @@ class SockDiag:
             self.check_uid(owners[0].uid)
         return owners[0]
 
+    def _holder(self, ends: Ends, interface: int) -> dict[int, Owner]:
+        """Ask for the connection; return the socket found, if there is one, by its cookie.
+
+        :param interface: the index of the one that the socket may be bound to; 0: none.
+        """
+        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        self._send(self._request_for(ends, interface))
+        return self._told(ends)
+
+    def _told(self, ends: Ends) -> dict[int, Owner]:
+        """Return the socket that the kernel answers with, by its cookie, if it is of that connection."""
+        # With no such connection the kernel answers with whoever listens on the local port.
+        return {each.cookie: each.owner() for each in self._receive(errno.ENOENT)[0] if each.ends == ends}
+
     def _holders(self, ends: Ends, interfaces: list[int]) -> dict[int, Owner]:
         """Ask for the connection once per interface; return each socket found, once, by its cookie."""
         found = {}
-        template = self._request_for(*ends)
         for start in range(0, len(interfaces), _BATCH):
             batch = interfaces[start : start + _BATCH]
+            self._sequence = (self._sequence + 1) & 0xFFFFFFFF
             requests = bytearray()
             for interface in batch:
-                _NUMBER.pack_into(template, _IDIAG_IF, interface)
-                requests += template
+                requests += self._request_for(ends, interface)
             self._send(requests)
             for _ in batch:
-                for each in self._receive(errno.ENOENT)[0]:
-                    # With no such connection the kernel answers with whoever listens on the local port.
-                    if each.ends == ends:
-                        found[each.cookie] = each.owner()
+                found.update(self._told(ends))
         return found
 
     def _check_namespace(self, arrival: Arrival) -> None:
@@ -235,7 +243,7 @@ class SockDiag:
 
         own = own_ends(arrival)
         return own is not None and any(
-            owner.inode == own[1] for owner in self._holders(own[0], [arrival.bound]).values()
+            owner.inode == own[1] for owner in self._holder(own[0], arrival.bound).values()
         )
 
     def _with_these_ends(self, ends: Ends, scope: int) -> dict[int, Owner]:
@@ -273,14 +281,15 @@ class SockDiag:
 
             check_owner(uid)
 
-    def _request_for(self, local: bytes, local_port: int, remote: bytes, remote_port: int) -> bytearray:
-        """Return the exact request for a connection: the one that the codec built for its family, with its own id."""
+    def _request_for(self, ends: Ends, interface: int) -> bytearray:
+        """Return the exact request for a connection: what the codec built for its family, with these numbers in it."""
+        local, local_port, remote, remote_port = ends
         template = self._exact.get(len(local))
         if template is None:
             template = self._exact[len(local)] = self._encode(local, 0, remote, 0, _NLM_F_REQUEST)
-        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         _NUMBER.pack_into(template, _SEQUENCE, self._sequence)
         _SOCKET_ID.pack_into(template, _IDIAG_SPORT, local_port, remote_port, local, remote)
+        _NUMBER.pack_into(template, _IDIAG_IF, interface)
         return template
 
     def _interfaces(self, arrival: Arrival | None, ends: Ends) -> list[int]:
@@ -389,13 +398,21 @@ class SockDiag:
         """
         # 0 is the kernel; other processes may write to a netlink socket too. Another sequence number: the
         # late answer to a request that failed.
-        data, sender = b"", -1
-        while sender != 0 or len(data) < _HEADER.size or _HEADER.unpack_from(data)[3] != self._sequence:
+        sender = sequence = -1
+        while sender != 0 or sequence != self._sequence:
             try:
                 data, (sender, _) = self._socket.recvfrom(_LARGEST_DATAGRAM)
             except OSError as error:
                 # ENOBUFS: answers overran the receive buffer. EAGAIN: the kernel stayed silent.
                 raise IdentError(f"sock_diag answer: {error}") from error
+            if len(data) >= _HEADER.size:
+                length, kind, _, sequence, _ = _HEADER.unpack_from(data)
+        if kind == _SOCK_DIAG_BY_FAMILY and length == len(data) >= _SHORTEST_MESSAGE:
+            return [self._decode(data)], False  # the answer to an exact request
+        return self._take_apart(data, ignore)
+
+    def _take_apart(self, data: bytes, ignore: int) -> tuple[list[Found], bool]:
+        """Return what `_receive` does, of a datagram with any number of messages."""
         found = []
         offset = 0
         while offset < len(data):

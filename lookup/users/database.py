@@ -22,10 +22,12 @@ def uids(names: Iterable[bytes]) -> dict[bytes, int | Unknown | None]:
     wanted = set(names)
     # The cost of reading the file once is that of a few questions.
     found = _listed(wanted) if len(wanted) > 3 else {}
-    return {name: found[name] if name in found else uid_of(name) for name in wanted}
+    for name in wanted - found.keys():
+        found[name] = uid_of(name)
+    return found
 
 
-def _listed(wanted: set[bytes]) -> dict[bytes, int | None]:
+def _listed(wanted: set[bytes]) -> dict[bytes, int | Unknown | None]:
     """Return what is certain about login names without asking for each of them."""
     try:
         asked = services.listed()
@@ -36,10 +38,13 @@ def _listed(wanted: set[bytes]) -> dict[bytes, int | None]:
     except (IdentError, OSError):
         # ENOENT, EACCES, EMFILE and the like: the name service may know more, or says why it does not.
         return {}
-    listed = _entries(data)
-    found: dict[bytes, int | None] = {name: int(listed[name]) for name in wanted if name in listed}
+    found: dict[bytes, int | Unknown | None] = {}
+    entries = _entries(data, wanted)
+    if entries is None:
+        return found
+    found.update(entries)
     # Thousands of blocks may be for uids in decimal, and nss-systemd(8) has no such names.
-    if listed and set(asked) <= {b"files", b"compat", b"systemd"}:
+    if data and set(asked) <= {b"files", b"compat", b"systemd"}:
         numbers = [name for name in wanted if name.isdigit() and name not in found]
         # An entry that was not understood here may be such a name's.
         begun = {line.partition(b":")[0].strip(b" \t") for line in data.split(b"\n")} if numbers else set()
@@ -54,20 +59,21 @@ def _listed(wanted: set[bytes]) -> dict[bytes, int | None]:
 INCLUDED = rb"(?m)^[ \t]*[+-]"
 ENTRY = rb"(?m)^([^:\s#]+):[^:\n]*:([0-9]{1,9}):[0-9]+:[^:\n]*:[^:\n]*:"
 _NOT_IN_NAMES = b" \t\n\r\f\v#"
+_BEGIN_NO_NAME = frozenset((b" ", b"\t", b"+", b"-"))
 
 
-def _entries(data: bytes) -> dict[bytes, bytes]:
-    """Return the uids, in decimal, that a user database (passwd(5)) gives its names; none where that is not certain."""
-    found: dict[bytes, bytes] = {}
-    for line in data.split(b"\n"):
+def _entries(data: bytes, wanted: set[bytes]) -> dict[bytes, int] | None:
+    """Return the uids that a user database (passwd(5)) gives the names that are wanted; None: that is not certain."""
+    found: dict[bytes, int] = {}
+    lines = data.split(b"\n")
+    if {line[:1] for line in lines} & _BEGIN_NO_NAME and any(line.lstrip(b" \t")[:1] in (b"+", b"-") for line in lines):
+        return None
+    for line in lines:
         fields = line.split(b":", 6)
         name = fields[0]
-        if not name.isalnum():  # most are
-            if name.lstrip(b" \t").startswith((b"+", b"-")):
-                return {}
-            if not name or name.translate(None, _NOT_IN_NAMES) != name:
+        if name in wanted and name not in found:  # the first of two entries with one name counts
+            if not name.isalnum() and (not name or name.translate(None, _NOT_IN_NAMES) != name):
                 continue
-        if len(fields) == 7 and fields[2].isdigit() and fields[3].isdigit() and len(fields[2]) <= 9:
-            # The first of two entries with one name counts.
-            found.setdefault(name, fields[2])
+            if len(fields) == 7 and fields[2].isdigit() and fields[3].isdigit() and len(fields[2]) <= 9:
+                found[name] = int(fields[2])
     return found
