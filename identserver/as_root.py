@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 
-from lookup.config import user_file
 from lookup.connection import IdentError
 from lookup.kernel import codec
 from lookup.user_namespace import sees_every_uid
 
-from . import passing, reader
+from . import passing
 from .answer import Lookups, in_time
 from .closed import Unreadable
 from .privileges import become_owner, drop_privileges
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from lookup.behind import Ask
+    from lookup.config import user_file
     from lookup.config.blocks import System
     from lookup.connection import Address, Arrival
     from lookup.owner import Answer
@@ -103,6 +103,10 @@ class OwnersReader:
 
     def __init__(self) -> None:
         """:raises OSError: there is no process to be had."""
+        from lookup.config import user_file  # noqa: F401  (before the fork: each child uses it)
+
+        from . import reader  # noqa: F401  (this too)
+
         self._socket, theirs = passing.pair()
         try:
             if os.fork() == 0:
@@ -115,6 +119,8 @@ class OwnersReader:
 
         :raises IdentError: the child could not become the owner, or did not answer in time.
         """
+        from . import reader  # only where an owner's file may matter
+
         try:
             fd, writer = os.pipe()
             try:
@@ -140,6 +146,8 @@ class OwnersReader:
 
 def _serve(requests: socket.socket) -> NoReturn:
     """Have a child answer each request, until the process that asks has ended, and end what is left of them."""
+    from . import reader  # see `OwnersReader.fetch`
+
     children: list[int] = []
     try:
         reader.let_go_of_all_but(requests.fileno())

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # see reader.py
 import errno
+import gc
 import os
 import select
 import stat
-from _queue import SimpleQueue  # the library's semaphores take 3 ms
 from _socket import MSG_DONTWAIT
-from _thread import start_new_thread
+from _thread import allocate_lock, start_new_thread
 
 from lookup.connection import IdentError
 from lookup.kernel import codec
 from lookup.kernel.wire import FAILED, MAX_ANSWER, REQUEST_SIZE, Found, Request
 
-from . import capabilities, passing, reader
+from . import capabilities, passing
 from .log import Log
 from .privileges import drop_capabilities, serving_ids
 
@@ -93,6 +93,9 @@ class Seeker:
                     passing.send(self._socket, data, writer, MSG_DONTWAIT)
                 finally:
                     os.close(writer)
+                # While the other process works: what decides about its answer.
+                from lookup import owner  # noqa: F401
+
                 return Found.unpack(_read(reader))
             finally:
                 os.close(reader)
@@ -119,26 +122,28 @@ def _read(fd: int) -> bytes:
 def _serve(requests: socket.socket, kept: int, ids: tuple[int, int] | None) -> NoReturn:
     """Answer each request in a thread, until the process that asks has ended."""
     try:
-        reader.let_go_of_all_but(requests.fileno())
+        from .reader import let_go_of_all_but  # here alone: nobody waits for this process yet
+
+        let_go_of_all_but(requests.fileno())
         os.chdir("/")
         # It ends with whoever asks, which finishes the queries under way.
         for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
             _signal.signal(number, _signal.SIG_IGN)
+        gc.disable()  # see start.py
         try:
             from lookup.kernel import search  # now: who this becomes may not read these files
 
             search.prepare()
         except ImportError:
             pass  # each answer says so
+        gc.enable()
         capabilities.keep_only(kept, ids)
-        places: SimpleQueue[None] = SimpleQueue()
-        for _ in range(MOST):
-            places.put(None)
+        places = _Places(MOST)
         while True:
             request, fds = passing.receive(requests, REQUEST_SIZE + 1)
             if not request:
                 break
-            places.get()
+            places.take()
             try:
                 # Not by threading.Thread, whose start() waits without end for one that has no memory to begin with.
                 start_new_thread(_answer, (request, fds, places))
@@ -149,7 +154,31 @@ def _serve(requests: socket.socket, kept: int, ids: tuple[int, int] | None) -> N
         os._exit(0)
 
 
-def _answer(request: bytes, fds: list[int], places: SimpleQueue[None]) -> None:
+class _Places:
+    """So many places, for which one thread may wait. (What `threading` has for that takes 3 ms to import.)"""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._lock, self._wait = allocate_lock(), allocate_lock()
+        self._wait.acquire()
+
+    def take(self) -> None:
+        """Take a place; wait until there is one."""
+        with self._lock:
+            self._free -= 1
+            waits = self._free < 0
+        if waits:
+            self._wait.acquire()
+
+    def give_back(self) -> None:
+        """Any thread may do so."""
+        with self._lock:
+            self._free += 1
+            if self._free <= 0:
+                self._wait.release()
+
+
+def _answer(request: bytes, fds: list[int], places: _Places) -> None:
     """Answer one request into a pipe: an answer always fits."""
     try:
         answer = _found(Request.unpack(request)).pack()
@@ -176,7 +205,7 @@ def _found(request: Request) -> Found:
         return Found(FAILED, request.server, request.client, reason=reason)
 
 
-def _let_go(fds: list[int], places: SimpleQueue[None]) -> None:
+def _let_go(fds: list[int], places: _Places) -> None:
     for fd in fds:
         os.close(fd)
-    places.put(None)
+    places.give_back()

@@ -50,9 +50,10 @@ def prepare() -> None:
     """Import whatever `search` may need, for a process that gives up the right to read these files."""
     import fcntl  # noqa: F401
 
-    from . import candidates, codec, devices  # noqa: F401
+    from . import candidates, codec, conntrack, devices  # noqa: F401
 
     codec.messages()
+    conntrack.prepare()
 
 
 def search(request: Request) -> Found:
