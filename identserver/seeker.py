@@ -84,37 +84,61 @@ class Seeker:
 
         :raises IdentError: nobody answers, or not in time. :raises ValueError: an address is none.
         """
+        fd = self.send(request)
+        # While the other process works: what decides about its answer.
+        from lookup import owner  # noqa: F401
+
+        return self.answer(fd, SECONDS)
+
+    def send(self, request: Request) -> int:
+        """Send a request, and return a descriptor that is readable when the answer is there. Exceptions: see `ask`."""
         data = request.pack()
         try:
             # One pipe for each answer, so that none is ever taken for another's.
             reader, writer = os.pipe()
             try:
-                try:
-                    passing.send(self._socket, data, writer, MSG_DONTWAIT)
-                finally:
-                    os.close(writer)
-                # While the other process works: what decides about its answer.
-                from lookup import owner  # noqa: F401
-
-                return Found.unpack(_read(reader))
-            finally:
+                passing.send(self._socket, data, writer, MSG_DONTWAIT)
+            except OSError:
                 os.close(reader)
+                raise
+            finally:
+                os.close(writer)
+        except OSError as error:
+            raise _nobody(error) from None
+        return reader
+
+    def answer(self, fd: int, seconds: float = 0.0) -> Found:
+        """Return the answer to a request, and close what `send` returned. Exceptions: see `ask`.
+
+        :param seconds: how long to wait for it at most.
+        """
+        try:
+            return Found.unpack(_read(fd, seconds))
         except (OSError, ValueError) as error:
-            # EPIPE, ECONNRESET: it was killed. EAGAIN: it does nothing. EMFILE: no descriptors. A timeout, ETIMEDOUT.
-            # ValueError: no answer.
-            reason = getattr(error, "strerror", None) or error
-            raise IdentError(f"nobody looks behind NAT and into other network namespaces: {reason}") from None
+            raise _nobody(error) from None
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         """Let the process end."""
         self._socket.close()
 
 
-def _read(fd: int) -> bytes:
+def _nobody(error: Exception) -> IdentError:
+    """Return what is raised where there is no answer.
+
+    EPIPE, ECONNRESET: the process was killed. EAGAIN: it does nothing. EMFILE: no descriptors. ETIMEDOUT: see `_read`.
+    ValueError: no answer.
+    """
+    reason = getattr(error, "strerror", None) or error
+    return IdentError(f"nobody looks behind NAT and into other network namespaces: {reason}")
+
+
+def _read(fd: int, seconds: float) -> bytes:
     """Return what comes through a pipe. :raises TimeoutError: it does not come in time."""
     look = select.poll()
     look.register(fd, select.POLLIN)
-    if not look.poll(SECONDS * 1000):
+    if not look.poll(seconds * 1000):
         raise TimeoutError(errno.ETIMEDOUT, "it takes too long")
     return os.read(fd, MAX_ANSWER)
 

@@ -201,10 +201,7 @@ class Conntrack:
     def _request(self, packed: tuple[bytes, bytes], source_port: int, destination_port: int, zone: int) -> bytes:
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         octets = len(packed[0])
-        if zone:
-            request = bytearray(_encoded(octets, zone))
-        else:
-            request = bytearray(_template(octets))
+        request = bytearray(_encoded(octets, zone) if zone else _template(octets))
         _NUMBER.pack_into(request, _SEQUENCE, self._sequence)
         # After the header, a struct nfgenmsg, and the headers of three attributes: each has another one before it.
         source = _HEADER.size + 4 + 3 * _ATTRIBUTE.size
