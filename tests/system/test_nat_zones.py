@@ -51,10 +51,14 @@ def test_a_zone_for_both_directions(judged: Judged, form: str) -> None:
 def test_equal_addresses_in_two_zones(judged: Judged, form: str, open_first: bool) -> None:
     """Two containers have the same address, port and far end: each one's owner is named for their own, or nobody is."""
     gateway, uid = judged.gateway, nameless_uid()
-    rules = [f"meta l4proto tcp oifname out ct original zone {zone} masquerade to :{port}" for zone, port in ((1, OUTSIDE), (2, SECOND))]
+    rules = [
+        f"meta l4proto tcp oifname out ct original zone {zone} masquerade to :{port}"
+        for zone, port in ((1, OUTSIDE), (2, SECOND))
+    ]
     with contextlib.ExitStack() as stack:
         second = stack.enter_context(namespace(judged, "second"))
-        ip("link", "add", "name", "in2", "type", "veth", "peer", "name", "eth0", "netns", second, namespace=gateway.gate)
+        pair = "type", "veth", "peer", "name", "eth0", "netns", second
+        ip("link", "add", "name", "in2", *pair, namespace=gateway.gate)
         for place, device, host in ((gateway.gate, "in2", "10.92.0.1/32"), (second, "eth0", f"{gateway.HERE}/24")):
             ip("addr", "add", host, "dev", device, namespace=place)
             ip("link", "set", device, "up", namespace=place)
