@@ -138,6 +138,13 @@ class _Namespace:
         number = self._routes.sends_to(address)
         return ANYWHERE if self._routes.has_rules(len(address)) else number
 
+    def has(self, host: str) -> bool:
+        """Return whether an address is its own, or may be."""
+        try:
+            return within(LINK_SECONDS, self._routes.sends_to, pack(host)[0]) == LOCAL
+        except TimeoutError:
+            return True
+
     def __str__(self) -> str:
         return f"in {self.path}" if self.path else "on this host"
 
@@ -152,6 +159,8 @@ class _Search:
         self._owners: list[tuple[Owner, _Namespace]] = []
         self._entries: list[tuple[_Namespace, Address, Address, Entry]] = []
         self._waiting = False
+        #: Whether two networks may have the same addresses; and a namespace that has the address, and no such socket.
+        self._zoned, self._equal = False, ""
         #: Which namespaces were looked into, and why some could not be.
         self._seen: set[tuple[int, int]] = set()
         self._unseen = ""
@@ -199,6 +208,7 @@ class _Search:
         """Look for a socket in a namespace that has the connection translated or routed, then in those behind it."""
         # Where two networks have the same addresses, neither an address nor a route tells which one is meant.
         certain = entry is None or not (entry.zone or entry.original.zone or entry.reply.zone)
+        self._zoned |= not certain
         number = place.sends_to(ends[0][0]) if certain else ANYWHERE
         # Only a transparent proxy has a socket here with an address that leads into another namespace.
         if entry is not None and number < 0 and self._take(place, ends) and certain:
@@ -258,6 +268,9 @@ class _Search:
             self._steps.append(f"the socket {place} waits for a process to accept it")
             return True
         except NoUser:
+            # Conntrack's entry may be of a connection that it had.
+            if self._zoned and place.has(ends[0][0]):
+                self._equal = str(place)
             return False
         self._owners.append((owner, place))
         self._steps.append(f"socket {place}: {owner!r}")
@@ -339,6 +352,8 @@ class _Search:
             if self._unseen:
                 return Found(UNSEEN, *inner, reason=self._unseen, steps=self._steps)
             return Found(NOBODY, *inner, reason="no socket of this host", steps=self._steps)
+        if self._equal:
+            raise IdentError(f"{inner[0][0]} is an address {self._equal} too, and conntrack's zones tell them apart")
         found = [self._found(owner, place) for owner, place in self._owners]
         for other in found[1:]:
             if (other.uid, other.held, other.maker) != (found[0].uid, found[0].held, found[0].maker):

@@ -71,11 +71,17 @@ class Gateway(Town):
     def forgetting(self) -> Iterator[None]:
         """Have the gateway lose what ends a connection, so that conntrack's entries outlive it."""
         chain = "chain f {\ntype filter hook forward priority -200\ntcp flags & (fin | rst) != 0 drop\n}"
-        self._nft(f"table inet forgetting {{\n{chain}\n}}\n")
+        with self.ruled(f"table inet forgetting {{\n{chain}\n}}\n", "forgetting"):
+            yield
+
+    @contextlib.contextmanager
+    def ruled(self, table: str, name: str) -> Iterator[None]:
+        """Have the gateway obey a table of family inet, in nft(8)'s language."""
+        self._nft(table)
         try:
             yield
         finally:
-            self._nft("delete table inet forgetting\n")
+            self._nft(f"delete table inet {name}\n")
 
     def _nft(self, commands: str, namespace: str = "") -> None:
         words = [program("ip"), "netns", "exec", namespace or self.gate, program("nft"), "-f", "-"]
