@@ -54,7 +54,7 @@ _EXPLAINED = 8
 class AnsweringServer(IdentServer):
     """The server that identd is: asks `lookup`, applies the options, logs what it replied."""
 
-    #: For the journal: the owner's login name and uid, and the blocks that decided.
+    #: For the journal: the owner's login name and uid, their container, and the blocks that decided.
     _fields: tuple[tuple[str, str], ...] = ()
     #: The ends of connections that are nobody's, for whoever debugs.
     _unexplained: tuple[tuple[Address, Address], ...] = ()
@@ -173,6 +173,8 @@ class AnsweringServer(IdentServer):
             self._note = f" ({', '.join(filter(None, (who, source, *rules)))})"
         if self._log.takes_fields:
             self._fields = ("IDENT_OWNER", login), ("IDENT_UID", f"{uid}")
+            if self._owner is not None:
+                self._fields += (("IDENT_CONTAINER", self._owner.container),)
             if decision is not None:
                 at = decision.rule if decision.has_rule else "", decision.statement_at
                 self._fields += tuple(("IDENT_RULE", place) for place in at)

@@ -72,6 +72,13 @@ class Inside(Owner):
         held = f"held as uid {self.held_as}" if self.held_as != self.uid else ""
         return " ".join(filter(None, (held, f"in {self.place}" if self.place else "")))
 
+    @property
+    def container(self) -> str:  # type: ignore[override]
+        """The container's name, or the start of its number; else the unit or the network namespace; ``""``: none."""
+        kind, _, name = self.place.partition(" ")
+        # container = "container" name "(" runtime ")"; see `kernel.holder.place`.
+        return name.rpartition(" (")[0] if kind == "container" else self.place
+
     def __repr__(self) -> str:
         return " ".join(filter(None, (super().__repr__(), self.where)))
 

@@ -80,7 +80,7 @@ class Owner:
 
     # What `behind.Inside` alone has.
     nameless = False
-    reply = place = where = ""
+    reply = place = where = container = ""
     steps: tuple[str, ...] = ()
     # What `gateways.ByPorts` alone is.
     by_ports = False

@@ -13,6 +13,8 @@ from helpers.logs import fields_of, received, syslog
 from identserver import log as room
 from identserver.log import Log
 from identserver.options import Options
+from lookup.behind import Inside
+from lookup.connection import Owner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -161,3 +163,20 @@ def test_a_severity_that_nobody_wants(journal: Path) -> None:
         assert at_the_journal(Log.DEBUG, "a text", [("A", b"b")])[0] == b""
         assert at_the_journal(Log.INFO, "a text", None)[0] == b"<6>a text\n"
         assert received(daemon) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("container 1a2b3c4d5e6f (docker)", "1a2b3c4d5e6f"),
+        ("container a (b) c (machine)", "a (b) c"),
+        ("unit box.service", "unit box.service"),
+        ("/run/netns/box", "/run/netns/box"),
+        ("", ""),
+    ],
+)
+def test_a_containers_name_for_the_journal(place: str, name: str) -> None:
+    """It is what the engine calls it; where no container is known, what the line has; nothing for who is here."""
+    owner = Owner(1000, 7, "ESTABLISHED", ("10.0.0.1", 1), ("10.0.0.2", 2), "conntrack")
+    assert Inside(owner, 1000, place=place).container == name
+    assert owner.container == ""

@@ -10,7 +10,7 @@ import os
 from ..connection import IdentError, pack, within
 from . import namespaces
 from .conntrack import Conntrack, ConntrackUnavailable
-from .links import ANYWHERE, Links
+from .links import ANYWHERE, LOCAL, Links
 from .sock_diag import SockDiag
 
 TYPE_CHECKING = False  # see connection.py
@@ -108,11 +108,24 @@ class Place:
             return ANYWHERE
 
     def _sends_to(self, address: bytes) -> int:
+        routes = self._routes()
+        number = routes.sends_to(address)
+        return ANYWHERE if routes.has_rules(len(address)) else number
+
+    def _routes(self) -> Links:
         if self._links is None:
             raise IdentError("routes are asked about in no namespace")
-        links = self._links[1]
-        number = links.sends_to(address)
-        return ANYWHERE if links.has_rules(len(address)) else number
+        return self._links[1]
+
+    def has(self, host: str) -> bool:
+        """Return whether an address is its own, or may be. This thread is in this namespace."""
+        self.look_on()
+        address = pack(host)[0]
+        try:
+            return within(LINK_SECONDS, self._routes().sends_to, address) == LOCAL
+        except TimeoutError:
+            self.hangs = True
+            return True
 
     def __str__(self) -> str:
         return f"in {self.path}" if self.path else "on this host"

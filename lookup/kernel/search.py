@@ -105,8 +105,8 @@ class _Search:
         self._owners: list[tuple[Owner, Place]] = []
         self._entries: list[tuple[Place, Address, Address, Entry]] = []
         self._waiting = False
-        #: Whether other networks may have the same addresses.
-        self._in_zones = False
+        #: Whether two networks may have the same addresses; and a namespace that has the address, and no such socket.
+        self._zoned, self._equal = False, ""
         #: Which namespaces were looked into, and why some could not be.
         self._seen = {here.identity}
         self._unseen = ""
@@ -153,7 +153,7 @@ class _Search:
         place.look_on()
         # Where two networks have the same addresses, neither an address nor a route tells which one is meant.
         certain = entry is None or not (entry.zone or entry.original.zone or entry.reply.zone)
-        self._in_zones = self._in_zones or not certain
+        self._zoned |= not certain
         number = place.sends_to(ends[0][0]) if certain else ANYWHERE
         # Only a transparent proxy has a socket here with an address that leads into another namespace.
         if entry is not None and number < 0 and self._take(place, ends) and certain:
@@ -191,21 +191,19 @@ class _Search:
         entry = place.entry(*ends)
         if entry is not None:
             self._look_here_and_inside(place, self._through(place, *ends, entry), entry)
-        elif not self._take(place, ends):
-            self._look_behind(place, around, ends)
+        elif not self._take(place, ends) and self._leads_on(place, around, ends):
+            self._look_here_and_inside(place, ends, None)
         if len(self._owners) == owners:
             # Hundreds of them may be looked into.
             del self._entries[entries:]
             place.close()
 
-    def _look_behind(self, place: Place, around: Place, ends: Ends) -> None:
-        """Look behind a namespace without such a socket, where it sends what is for an address on, and not back."""
+    @staticmethod
+    def _leads_on(place: Place, around: Place, ends: Ends) -> bool:
+        """Return whether a namespace sends what is for an address into yet another one, and not back."""
         place.look_on()
         number = place.sends_to(ends[0][0])
-        if number == LOCAL and self._in_zones:
-            self._unseen = f"{ends[0][0]} is an address of more than one network namespace"
-        if number == ANYWHERE or (number >= 0 and number != place.links.number_of(around.fd)):
-            self._look_here_and_inside(place, ends, None)
+        return number == ANYWHERE or (number >= 0 and number != place.links.number_of(around.fd))
 
     def _take(self, place: Place, ends: Ends) -> bool:
         """Return whether there is a socket with these ends, and keep it."""
@@ -216,6 +214,9 @@ class _Search:
             self._steps.append(f"the socket {place} waits for a process to accept it")
             return True
         except NoUser:
+            # Conntrack's entry may be of a connection that it had.
+            if self._zoned and place.has(ends[0][0]):
+                self._equal = str(place)
             return False
         self._owners.append((owner, place))
         self._steps.append(f"socket {place}: {owner!r}")
@@ -311,6 +312,8 @@ class _Search:
             if self._unseen:
                 return Found(UNSEEN, *inner, reason=self._unseen, steps=self._steps)
             return Found(NOBODY, *inner, reason="no socket of this host", steps=self._steps)
+        if self._equal:
+            raise IdentError(f"{inner[0][0]} is an address {self._equal} too, and conntrack's zones tell them apart")
         found = [self._found(owner, place) for owner, place in self._owners]
         for other in found[1:]:
             if (other.uid, other.held, other.maker) != (found[0].uid, found[0].held, found[0].maker):

@@ -61,24 +61,29 @@ class Gateway(Town):
         """
         raw = f"chain r {{\ntype filter hook prerouting priority -300\n{zone}\n}}" if zone else ""
         chain = f"chain n {{\ntype nat hook {hook} priority 0\n" + "\n".join(rules) + "\n}"
-        self.nft(f"table inet identd {{\n{raw}\n{chain}\n}}\n", namespace)
+        self._nft(f"table inet identd {{\n{raw}\n{chain}\n}}\n", namespace)
         try:
             yield
         finally:
-            self.nft("delete table inet identd\n", namespace)
+            self._nft("delete table inet identd\n", namespace)
 
     @contextlib.contextmanager
     def forgetting(self) -> Iterator[None]:
         """Have the gateway lose what ends a connection, so that conntrack's entries outlive it."""
         chain = "chain f {\ntype filter hook forward priority -200\ntcp flags & (fin | rst) != 0 drop\n}"
-        self.nft(f"table inet forgetting {{\n{chain}\n}}\n")
+        with self.ruled(f"table inet forgetting {{\n{chain}\n}}\n", "forgetting"):
+            yield
+
+    @contextlib.contextmanager
+    def ruled(self, table: str, name: str) -> Iterator[None]:
+        """Have the gateway obey a table of family inet, in nft(8)'s language."""
+        self._nft(table)
         try:
             yield
         finally:
-            self.nft("delete table inet forgetting\n")
+            self._nft(f"delete table inet {name}\n")
 
-    def nft(self, commands: str, namespace: str = "") -> None:
-        """Have a host obey commands in nft(8)'s language; the gateway unless another one is named."""
+    def _nft(self, commands: str, namespace: str = "") -> None:
         words = [program("ip"), "netns", "exec", namespace or self.gate, program("nft"), "-f", "-"]
         done = subprocess.run(words, input=commands, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, f"{commands}: {done.stderr}"

@@ -157,3 +157,57 @@ def test_a_routed_container(judged: Judged, form: str) -> None:
         named = f"USERID:UNIX:{judged.user.pw_name}"
         assert judged.asked(form, (REAL + 1, FAR), "-m", target=gateway.HERE, led_to=1130) == named, judged.log
         assert judged.asked(form, (REAL + 1, FAR), target=gateway.HERE, led_to=1130) == "ERROR:NO-USER"
+
+
+#: How many network namespaces there are beside the container's.
+MANY = 500
+
+_MANY = """
+home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+for path in paths:
+    open(path, "x").close()
+    checked(libc.unshare(CLONE_NEWNET))
+    checked(libc.mount(b"/proc/thread-self/ns/net", path.encode(), None, 4096, None))  # MS_BIND
+checked(libc.setns(home, CLONE_NEWNET))
+os.close(home)
+# As a link does: by RTM_NEWNSID.
+lines = "".join(f"netns set {os.path.basename(path)} {number}\\n" for number, path in enumerate(paths, 1000))
+subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True, timeout=60).returncode
+"""
+
+_NO_MORE = """
+for path in paths:
+    if os.path.exists(path):
+        libc.umount2(path.encode(), 2)  # MNT_DETACH
+        os.unlink(path)
+"""
+
+
+@contextlib.contextmanager
+def many(judged: Judged) -> Iterator[None]:
+    """Have the judged host see so many other network namespaces, all joined to it."""
+    paths = [f"/run/netns/many-{number}" for number in range(MANY)]
+    try:
+        judged.host.tell(_MANY, paths=paths)
+        yield
+    finally:
+        judged.host.tell(_NO_MORE, paths=paths)
+
+
+def test_500_of_them(judged: Judged) -> None:
+    """Among 500 others a container's user is named, whether the route tells where the container is or all are searched.
+
+    Who is nobody's there is nobody's, and not unknown.
+    """
+    gateway, named = judged.gateway, f"USERID:UNIX:{judged.user.pw_name}"
+    with many(judged), contextlib.ExitStack() as stack:
+        stack.enter_context(judged.masqueraded(judged.user.pw_uid, image=False))
+        for form in FORMS:
+            assert judged.asked(form, (OUTSIDE, FAR), "-m") == named, judged.log
+        ip("rule", "add", "fwmark", "77", "table", "main", namespace=gateway.gate)
+        stack.callback(ip, "rule", "del", "fwmark", "77", "table", "main", namespace=gateway.gate)
+        for form in FORMS:
+            assert judged.asked(form, (OUTSIDE, FAR), "-m") == named, judged.log
+        with gateway.forgetting():
+            judged.within("behind", "kept.pop().close()")
+        assert judged.asked("warm", (OUTSIDE, FAR), "-m") == "ERROR:NO-USER", judged.log

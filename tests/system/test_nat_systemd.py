@@ -116,10 +116,16 @@ def test_tells_the_user(net: Container, form: str, drop_in: str) -> None:
     if drop_in:
         installed(net, drop_in, form)
     here = asked(net, "127.0.0.1", "1130")
-    inside = asked(net, "10.77.0.1", "113", place="ip netns exec box")
+    scope = "systemd-run --quiet --collect --scope --unit=machine-box.scope"
+    inside = asked(net, "10.77.0.1", "113", place=f"{scope} ip netns exec box")
     name = "USERID:UNIX:identd-anna"
     assert here == (name if drop_in else "ERROR:NO-USER")
     assert inside == {"": "ERROR:NO-USER", "identd-masquerade.conf": "ERROR:UNKNOWN-ERROR"}.get(drop_in, name)
+    if inside == name:
+        # The journal has the container's name, of the newest query, and of no local one.
+        fields = net.run("journalctl --no-pager -o cat --output-fields=IDENT_CONTAINER -b -n 2 IDENT_OWNER=identd-anna")
+        assert fields == "box", fields
+        assert "identd-anna" in net.run("journalctl --no-pager -o cat -b IDENT_CONTAINER=box")
     if form == "warm":
         assert checked(net) == {"": 0, "identd-masquerade.conf": 1}.get(drop_in, 0)
     hold = "import socket,time; c=socket.create_connection(('127.0.0.1', 113)); c.sendall(b'1'); time.sleep(60)"
