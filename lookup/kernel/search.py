@@ -105,6 +105,8 @@ class _Search:
         self._owners: list[tuple[Owner, Place]] = []
         self._entries: list[tuple[Place, Address, Address, Entry]] = []
         self._waiting = False
+        #: Whether other networks may have the same addresses.
+        self._in_zones = False
         #: Which namespaces were looked into, and why some could not be.
         self._seen = {here.identity}
         self._unseen = ""
@@ -151,6 +153,7 @@ class _Search:
         place.look_on()
         # Where two networks have the same addresses, neither an address nor a route tells which one is meant.
         certain = entry is None or not (entry.zone or entry.original.zone or entry.reply.zone)
+        self._in_zones = self._in_zones or not certain
         number = place.sends_to(ends[0][0]) if certain else ANYWHERE
         # Only a transparent proxy has a socket here with an address that leads into another namespace.
         if entry is not None and number < 0 and self._take(place, ends) and certain:
@@ -188,19 +191,21 @@ class _Search:
         entry = place.entry(*ends)
         if entry is not None:
             self._look_here_and_inside(place, self._through(place, *ends, entry), entry)
-        elif not self._take(place, ends) and self._leads_on(place, around, ends):
-            self._look_here_and_inside(place, ends, None)
+        elif not self._take(place, ends):
+            self._look_behind(place, around, ends)
         if len(self._owners) == owners:
             # Hundreds of them may be looked into.
             del self._entries[entries:]
             place.close()
 
-    @staticmethod
-    def _leads_on(place: Place, around: Place, ends: Ends) -> bool:
-        """Return whether a namespace sends what is for an address into yet another one, and not back."""
+    def _look_behind(self, place: Place, around: Place, ends: Ends) -> None:
+        """Look behind a namespace without such a socket, where it sends what is for an address on, and not back."""
         place.look_on()
         number = place.sends_to(ends[0][0])
-        return number == ANYWHERE or (number >= 0 and number != place.links.number_of(around.fd))
+        if number == LOCAL and self._in_zones:
+            self._unseen = f"{ends[0][0]} is an address of more than one network namespace"
+        if number == ANYWHERE or (number >= 0 and number != place.links.number_of(around.fd)):
+            self._look_here_and_inside(place, ends, None)
 
     def _take(self, place: Place, ends: Ends) -> bool:
         """Return whether there is a socket with these ends, and keep it."""

@@ -61,23 +61,24 @@ class Gateway(Town):
         """
         raw = f"chain r {{\ntype filter hook prerouting priority -300\n{zone}\n}}" if zone else ""
         chain = f"chain n {{\ntype nat hook {hook} priority 0\n" + "\n".join(rules) + "\n}"
-        self._nft(f"table inet identd {{\n{raw}\n{chain}\n}}\n", namespace)
+        self.nft(f"table inet identd {{\n{raw}\n{chain}\n}}\n", namespace)
         try:
             yield
         finally:
-            self._nft("delete table inet identd\n", namespace)
+            self.nft("delete table inet identd\n", namespace)
 
     @contextlib.contextmanager
     def forgetting(self) -> Iterator[None]:
         """Have the gateway lose what ends a connection, so that conntrack's entries outlive it."""
         chain = "chain f {\ntype filter hook forward priority -200\ntcp flags & (fin | rst) != 0 drop\n}"
-        self._nft(f"table inet forgetting {{\n{chain}\n}}\n")
+        self.nft(f"table inet forgetting {{\n{chain}\n}}\n")
         try:
             yield
         finally:
-            self._nft("delete table inet forgetting\n")
+            self.nft("delete table inet forgetting\n")
 
-    def _nft(self, commands: str, namespace: str = "") -> None:
+    def nft(self, commands: str, namespace: str = "") -> None:
+        """Have a host obey commands in nft(8)'s language; the gateway unless another one is named."""
         words = [program("ip"), "netns", "exec", namespace or self.gate, program("nft"), "-f", "-"]
         done = subprocess.run(words, input=commands, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, f"{commands}: {done.stderr}"
