@@ -53,6 +53,10 @@ class Kernel:
         self.sent: list[bytes] = []
         self._answer, self._sender = answer, sender
 
+    def answers(self, answer: bytes) -> None:
+        """Have another answer, to the next request."""
+        self._answer = answer[:8] + struct.pack("=I", len(self.sent) + 1) + answer[12:]
+
     def setblocking(self, blocks: bool) -> None:
         assert not blocks
 
@@ -130,6 +134,57 @@ def test_the_request(asked: Any, family: int) -> None:
     with answering(refusal(errno.ENOENT)) as kernel, conntrack.Conntrack() as open_:
         open_.get(asked[0], asked[1], zone=7)
         assert zone in kernel.sent[0]
+
+
+@pytest.mark.parametrize("asked", [ASKED, ASKED_6])
+def test_the_request_is_the_codecs(asked: Any) -> None:
+    """What was built before gets the ends that the codec would have put there, octet by octet."""
+    netlink = conntrack._message()
+    (source, port), (destination, far_port) = asked
+    version, family = ("V6", socket.AF_INET6) if ":" in source else ("V4", socket.AF_INET)
+    request = netlink()
+    request["header"]["type"], request["header"]["flags"], request["header"]["sequence_number"] = 0x101, 1, 1
+    request["nfgen_family"], request["version"], request["res_id"] = family, 0, 0
+    hosts = [(f"CTA_IP_{version}_{end}", socket.inet_pton(family, host)) for end, host in (
+        ("SRC", source), ("DST", destination)
+    )]  # fmt: skip
+    ports = [("CTA_PROTO_NUM", 6), ("CTA_PROTO_SRC_PORT", port), ("CTA_PROTO_DST_PORT", far_port)]
+    flow = [("CTA_TUPLE_IP", {"attrs": hosts}), ("CTA_TUPLE_PROTO", {"attrs": ports})]
+    request["attrs"] = [("CTA_TUPLE_ORIG", {"attrs": flow})]
+    request.encode()
+    with answering(refusal(errno.ENOENT)) as kernel, conntrack.Conntrack() as open_:
+        for _ in range(2):
+            kernel.answers(refusal(errno.ENOENT))
+            open_.get(*asked)
+    assert kernel.sent[0] == bytes(request.data)
+    assert kernel.sent[1] == kernel.sent[0][:8] + struct.pack("=I", 2) + kernel.sent[0][12:]
+
+
+@pytest.mark.parametrize("answer", [ANSWER, ANSWER_6])
+def test_the_second_answer(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is decoded once more only where it differs in what counts; then it is another entry's."""
+    asked = ASKED if answer is ANSWER else ASKED_6
+    decoded = conntrack._decoded
+    count: list[bytes] = []
+
+    def counted(data: bytes) -> conntrack.Entry:
+        count.append(data)
+        return decoded(data)
+
+    monkeypatch.setattr(conntrack, "_decoded", counted)
+    identifier = struct.pack("=HH", 8, 12)
+    at = answer.index(identifier) + 4
+    timeout = answer.index(struct.pack("=HH", 8, 7)) + 4
+    with answering(answer) as kernel, conntrack.Conntrack() as open_:
+        first = open_.get(*asked)
+        kernel.answers(answer[:timeout] + b"\0\0\0\1" + answer[timeout + 4 :])
+        assert open_.get(*asked) is first
+        assert len(count) == 1
+        kernel.answers(answer[:at] + b"none" + answer[at + 4 :])
+        third = open_.get(*asked)
+        assert len(count) == 2
+    assert first is not None and third is not None
+    assert first.identifier != third.identifier == int.from_bytes(b"none", "big")
 
 
 @pytest.mark.parametrize(

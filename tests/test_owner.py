@@ -11,11 +11,12 @@ import pytest
 from helpers.hosts import nameless_uid
 
 from lookup import owner as room
+from lookup.behind import Inside
 from lookup.config import forward, user_file
 from lookup.config.blocks import HostName
 from lookup.config.user_file import Fetched
-from lookup.connection import IdentError, Unknown
-from lookup.owner import Facts, Memory
+from lookup.connection import IdentError, Owner, Unknown
+from lookup.owner import Facts, Memory, facts_about
 from lookup.users import names
 
 if TYPE_CHECKING:
@@ -255,3 +256,22 @@ def test_no_more_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
         memory.keep(Facts(uid))
         assert memory.recall(uid) is not None
         assert len(memory._owners) <= room.MAX_OWNERS
+
+
+def test_a_containers_user_is_not_the_hosts(home: Path) -> None:
+    """Both have the same uid: what is remembered of one is never told of the other."""
+    uid = os.getuid()
+    ends = ("192.0.2.1", 1), ("192.0.2.2", 2)
+    host = Owner(uid, 1, "ESTABLISHED", *ends, "sock_diag", 0)
+    container = Inside(host, uid, reply="")
+    memory = Memory()
+    for one, other in ((host, container), (container, host)):
+        facts = facts_about(one).again(lambda uid, home: pytest.fail("read"), forwards=True)
+        facts.login()
+        memory.keep(facts)
+        assert memory.recall(one.key) is facts
+        if one is host:
+            assert memory.recall(other.key) is None
+    login, number = (memory.recall(one.key) for one in (host, container))
+    assert login is not None and login.login() == names.login(uid)
+    assert number is not None and number.login() == ("OTHER", str(uid))
