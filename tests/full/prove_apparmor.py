@@ -12,7 +12,10 @@ import pwd
 import re
 import socket
 import subprocess
+import sys
+import termios
 import time
+import traceback
 from pathlib import Path
 
 FORMS = {"single": "identd.socket", "warm": "identd-wait.socket"}
@@ -76,7 +79,11 @@ def main() -> None:
     for form, unit in FORMS.items():
         for other in FORMS.values():
             told(f"systemctl stop {other}")
-        told(f"systemctl reset-failed; systemctl start {unit}")
+        # Where a socket was closed a moment ago, systemd may find its port taken.
+        until = time.monotonic() + PATIENCE
+        while told(f"systemctl reset-failed; systemctl start {unit}; systemctl is-active {unit}").strip() != "active":
+            assert time.monotonic() < until, told(f"systemctl status --no-pager {unit}")
+            time.sleep(1)
         seen[form] = {user: [asked(query), asked(query)] for user, query in queries.items()}
         with socket.create_connection(("127.0.0.1", 113), PATIENCE):
             until = time.monotonic() + PATIENCE
@@ -93,5 +100,10 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except Exception:
+        traceback.print_exc(file=sys.stdout)
     finally:
+        sys.stdout.flush()
+        termios.tcdrain(sys.stdout.fileno())
+        time.sleep(1)
         subprocess.run(["systemctl", "poweroff", "--force", "--force"], check=False)
