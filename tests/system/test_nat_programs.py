@@ -8,18 +8,19 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from helpers.askers import FORMS
-from helpers.hosts import ip, until
+from helpers.hosts import inside, ip, until
 from helpers.installed import readable_folder
 from helpers.judged import Judged
 from helpers.machine import program, skip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 pytest_plugins = ["helpers.gateways", "helpers.judged"]
 
@@ -69,12 +70,12 @@ class Programs:
 
     def __init__(self, judged: Judged, folder: Path) -> None:
         self.judged, self.folder = judged, folder
-        user = judged.user
-        (folder / "users").mkdir()
-        os.chown(folder / "users", user.pw_uid, user.pw_gid)
+        user, home = judged.user, folder / "users"
+        home.mkdir()
+        os.chown(home, user.pw_uid, user.pw_gid)
         self.as_user = {
-            "user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "cwd": str(folder / "users"),
-            "env": {"HOME": str(folder / "users"), "XDG_RUNTIME_DIR": str(folder / "users"), "PATH": os.environ["PATH"]},
+            "user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "cwd": str(home),
+            "env": {"HOME": str(home), "XDG_RUNTIME_DIR": str(home), "PATH": os.environ["PATH"]},
         }  # fmt: skip
         judged.host.tell(_BEGIN)
 
@@ -108,11 +109,15 @@ class Programs:
         return root
 
     @contextlib.contextmanager
-    def called_by(self, calls: Sequence[str], *words: str, before: str = "", **how: object) -> Iterator[list[tuple[int, int]]]:
+    def called_by(
+        self, calls: Sequence[str], *words: str, before: str = "", meanwhile: Callable[[], None] = lambda: None,
+        **how: object,
+    ) -> Iterator[list[tuple[int, int]]]:  # fmt: skip
         """Have a shell inside of a program connect to the far end; yield the ports of each connection.
 
         :param calls: what the shell does for each, with its address and port in place of FAR. :param words: the
-            program, as which the shell comes. :param before: what the shell does before.
+            program, as which the shell comes. :param before: what the shell does before. :param meanwhile: what is
+            done here once it runs.
         """
         gateway = self.judged.gateway
         with contextlib.ExitStack() as stack:
@@ -121,6 +126,7 @@ class Programs:
             for call, listener in zip(calls, listeners):
                 lines.append(call.replace("FAR", f"{gateway.THERE} {listener.getsockname()[1]}") + " &")
             stack.enter_context(self.running(*words, "\n".join([*lines, "wait"]), **how))
+            meanwhile()
             found = []
             for listener in listeners:
                 connection, (host, port) = listener.accept()
@@ -153,33 +159,30 @@ CALLS = "sleep 600 | nc FAR", "su nobody -c 'sleep 600 | nc FAR'"
 
 
 def test_nspawn_with_a_link(programs: Programs) -> None:
-    """A network of its own, and users of its own: who has the range in /etc/subuid, else a number; never the image's."""
+    """Users and a network of its own: who has the range in /etc/subuid, else the number; never the image's name."""
     judged = programs.judged
     gateway = judged.gateway
     device = f"ve-t{os.getpid()}"
     up = f"ip addr add {LINK[1]}/24 dev host0; ip link set host0 up; ip route add default via {LINK[0]}"
-    # The host's end of the link is given its address while the container waits for it.
-    before = f"{up}; until nc -z -w 1 {gateway.THERE} 6667; do sleep 0.2; done"
+    # The host's end of the link is given its address, and then is up.
+    before = f"{up}; until case $(ip link show host0) in *LOWER_UP*) ;; *) false ;; esac; do sleep 0.1; done"
     words = nspawn(programs, "--network-veth")
     with contextlib.ExitStack() as stack:
         stack.enter_context(gateway.translating("oifname out masquerade"))
-        give = "subprocess.run(words, capture_output=True).returncode"
-        lines = [["ip", "addr", "add", f"{LINK[0]}/24", "dev", device], ["ip", "link", "set", device, "up"]]
-        # In a thread there, for the container is awaited here.
-        source = f"""
-import threading
-def give():
-    end = time.monotonic() + 40
-    while time.monotonic() < end and any([subprocess.run(words, capture_output=True).returncode for words in lines]):
-        time.sleep(0.1)
-threading.Thread(target=give, daemon=True).start()
-"""
-        del give
-        judged.host.tell(source, lines=lines)
-        found = stack.enter_context(programs.called_by(CALLS, *words, before=before))
-        for ports, inside in zip(found, (0, IMAGES_UID)):
+
+        def link() -> None:
+            until(has_link)
+            ip("addr", "add", f"{LINK[0]}/24", "dev", device, namespace=gateway.gate)
+            ip("link", "set", device, "up", namespace=gateway.gate)
+
+        def has_link() -> bool:
+            with inside(gateway.gate):
+                return device in (name for _, name in socket.if_nameindex())
+
+        found = stack.enter_context(programs.called_by(CALLS, *words, before=before, meanwhile=link))
+        for ports, uid in zip(found, (0, IMAGES_UID)):
             for form in FORMS:
-                assert judged.asked(form, ports, "-m") == f"USERID:OTHER:{RANGE[0] + inside}", judged.log
+                assert judged.asked(form, ports, "-m") == f"USERID:OTHER:{RANGE[0] + uid}", judged.log
             judged.sub_ids(f"{judged.user.pw_name}:{RANGE[0]}:{RANGE[1]}")
             for form in FORMS:
                 assert judged.asked(form, ports, "-m") == f"USERID:UNIX:{judged.user.pw_name}", judged.log
@@ -190,9 +193,9 @@ def test_nspawn_in_our_network(programs: Programs) -> None:
     """Users of its own, and the host's network: the number; with --subuid who has the range."""
     judged = programs.judged
     with programs.called_by(CALLS, *nspawn(programs)) as found:
-        for ports, inside, form in zip(found, (0, IMAGES_UID), FORMS):
+        for ports, uid, form in zip(found, (0, IMAGES_UID), FORMS):
             judged.sub_ids(f"{judged.user.pw_name}:{RANGE[0]}:{RANGE[1]}")
-            assert judged.asked(form, ports) == f"USERID:OTHER:{RANGE[0] + inside}", judged.log
+            assert judged.asked(form, ports) == f"USERID:OTHER:{RANGE[0] + uid}", judged.log
             assert judged.asked(form, ports, "--subuid") == f"USERID:UNIX:{judged.user.pw_name}", judged.log
             judged.sub_ids()
 
@@ -216,15 +219,18 @@ def test_pasta(programs: Programs) -> None:
     only_with_tun()
     judged = programs.judged
     gateway = judged.gateway
-    words = [program("pasta"), "--ipv4-only", "--config-net", "--foreground", "--tcp-ports", f"{PUBLISHED}:{SERVED}"]
+    # The far end is the gateway to anywhere, whose address is the host's own for pasta if it is left to it.
+    words = [program("pasta"), "--ipv4-only", "--config-net", "--foreground", "--no-map-gw"]
+    words += ["--tcp-ports", f"{PUBLISHED}:{SERVED}"]
     call = f"sleep 600 | {program('busybox')} nc"
     serve = f"sleep 600 | {program('busybox')} nc -l -p {SERVED}"
     with contextlib.ExitStack() as stack:
         # It looks for a device that leads anywhere.
         ip("route", "add", "default", "via", gateway.THERE, namespace=gateway.gate)
         stack.callback(ip, "route", "del", "default", namespace=gateway.gate)
-        shell = [*words, "/bin/sh", "-c"]
-        (ports,) = stack.enter_context(programs.called_by([f"{call} FAR"], *shell, before=f"{serve} &", **programs.as_user))
+        shell = [*words, "--", "/bin/sh", "-c"]
+        calling = programs.called_by([f"{call} FAR"], *shell, before=f"{serve} &", **programs.as_user)
+        (ports,) = stack.enter_context(calling)
         is_the_users(judged, ports)
         with judged.called(gateway.OUTER, PUBLISHED, gateway.THERE) as port:
             is_the_users(judged, (PUBLISHED, port))
@@ -239,8 +245,8 @@ def test_slirp4netns(programs: Programs) -> None:
     with contextlib.ExitStack() as stack:
         far = stack.enter_context(gateway.listen(gateway.THERE))
         port = far.getsockname()[1]
-        inside = [program("unshare"), "--map-root-user", "--net", "/bin/sh", "-c", f"{shell} {gateway.THERE} {port}"]
-        pid = stack.enter_context(programs.running(*inside, **programs.as_user))
+        command = [program("unshare"), "--map-root-user", "--net", "/bin/sh", "-c", f"{shell} {gateway.THERE} {port}"]
+        pid = stack.enter_context(programs.running(*command, **programs.as_user))
         until(ready.exists)
         words = [program("slirp4netns"), "--configure", f"{pid}", "tap0"]
         stack.enter_context(programs.running(*words, **programs.as_user))
