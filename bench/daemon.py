@@ -97,17 +97,17 @@ class Bench:
         loads = self.in_turns(self.options.rounds, measure)
         rates, late, bad = {}, {}, {}
         for name, runs in loads.items():
-            rates[name] = statistics.median(one.per_second for one in runs)
+            rates[name] = [one.per_second for one in runs]
             late[name] = statistics.median(one.times[len(one.times) * 99 // 100] for one in runs) * 1e3
             bad[name] = sum(one.wrong + one.lost for one in runs)
         say(
-            f"{what}, {concurrency} in flight, queries/s", rates, "{:.0f}", rates["identd"] / rates["oidentd"],
+            f"{what}, {concurrency} in flight, queries/s", rates, "{:.0f}",
             "p99 " + " and ".join(f"{value:.1f}" for value in late.values()) + " ms;"
             " wrong or lost " + " and ".join(map(str, bad.values())),
         )  # fmt: skip
         # oidentd has a process for each query, whose time this is not.
-        least = {name: min(used) for name, used in cpu.items() if name != "oidentd"} | {"oidentd": float("nan")}
-        say(f"{what}, {concurrency} in flight, CPU of a query, us", least, "{:.0f}", float("nan"))
+        cpu["oidentd"] = [float("nan")] * len(cpu["identd"])
+        say(f"{what}, {concurrency} in flight, CPU of a query, us", cpu, "{:.0f}")
 
     def latency(self, question: Question, what: str, oidentds: int = 1000) -> dict[str, float]:
         """Print and return the median of queries asked one at a time, in milliseconds.
@@ -116,22 +116,31 @@ class Bench:
         """
         # In portions, so that both servers meet the same noise, and each is as warm as in a storm.
         asked = dict.fromkeys(self.servers, 50) | {"oidentd": max(oidentds // 20, 1)}
-        times: dict[str, list[float]] = {name: [] for name in self.servers}
+        portions: dict[str, list[float]] = {name: [] for name in self.servers}
         for _ in range(20):
             for name, server in self.servers.items():
-                times[name] += [load.ask(server.port, question) * 1e3 for _ in range(asked[name])]
-        medians = {name: statistics.median(all_) for name, all_ in times.items()}
-        say(f"{what}, one at a time, ms", medians, "{:.3f}", medians["identd"] / medians["oidentd"])
-        return medians
+                times = [load.ask(server.port, question) * 1e3 for _ in range(asked[name])]
+                portions[name].append(statistics.median(times))
+        say(f"{what}, one at a time, ms", portions, "{:.3f}")
+        return {name: statistics.median(each) for name, each in portions.items()}
 
 
-def say(what: str, values: dict[str, float], form: str, ratio: float, note: str = "") -> None:
-    """Print one line of the table."""
-    columns = "".join(f"{form.format(values[name]):>10}" for name in ("identd", "oidentd"))
-    if host.BEFORE in values:
-        before = values[host.BEFORE]
-        note = f"{host.BEFORE} {form.format(before)}, ratio {values['identd'] / before:.3f}; {note}"
-    print(f"{what:<56}{columns}{ratio:>9.3g}  {note}".rstrip(), flush=True)
+def say(what: str, rounds: dict[str, list[float]], form: str, note: str = "") -> None:
+    """Print one line of the table: medians of all rounds; and ratios, which are medians of those of each round.
+
+    The machine's own pace changes from second to second, and by more than what is to be seen.
+
+    :param rounds: what was measured, by server; the servers were measured in turns.
+    """
+    columns = "".join(f"{form.format(statistics.median(rounds[name])):>10}" for name in ("identd", "oidentd"))
+    if host.BEFORE in rounds:
+        before = form.format(statistics.median(rounds[host.BEFORE]))
+        note = f"{host.BEFORE} {before}, ratio {_ratio(rounds, host.BEFORE):.3f}; {note}"
+    print(f"{what:<56}{columns}{_ratio(rounds, 'oidentd'):>9.3g}  {note}".rstrip(), flush=True)
+
+
+def _ratio(rounds: dict[str, list[float]], other: str) -> float:
+    return statistics.median(one / two for one, two in zip(rounds["identd"], rounds[other]))
 
 
 def measure_connections(bench: Bench) -> list[dict[str, Any]]:
@@ -219,8 +228,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=100000, help="on the host (default: %(default)s)")
     parser.add_argument("--silent", type=int, default=20000, help="silent clients (default: %(default)s; 0: skip)")
     parser.add_argument("--memory", type=int, default=100000, help="queries (default: %(default)s; 0: skip)")
-    parser.add_argument("--queries", type=int, default=8000, help="for each figure of queries/s (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="for each figure of queries/s (default: %(default)s)")
+    parser.add_argument("--queries", type=int, default=2000, help="in a round of queries/s (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=21, help="for each figure of queries/s (default: %(default)s)")
     parser.add_argument(
         "--config", nargs="?", const="", metavar="FILE",
         help="both servers read FILE (default: an example), and the owner has a ~/.oidentd.conf",

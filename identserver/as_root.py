@@ -6,27 +6,25 @@ stays behind, and has a child become the owner, read that owner's file, and end.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 
-import lookup
-from lookup.config import user_file
 from lookup.connection import IdentError
 from lookup.kernel import codec
 from lookup.user_namespace import sees_every_uid
 
-from . import reader
+from . import passing
 from .answer import Lookups, in_time
 from .closed import Unreadable
 from .privileges import become_owner, drop_privileges
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
+    import _socket as socket
     from collections.abc import Callable
     from typing import NoReturn
 
     from lookup.behind import Ask
+    from lookup.config import user_file
     from lookup.config.blocks import System
     from lookup.connection import Address, Arrival
     from lookup.owner import Answer
@@ -47,10 +45,10 @@ def lookups(
 
     :raises UsageError: root can't be given up. :raises OSError: there is no process to be had.
     """
-    # Now, because nobody may not be allowed to read root's Python.
-    lookup.import_all(options.looks_behind)
-    with contextlib.suppress(ImportError):  # without pyroute2, psutil answers
+    try:  # noqa: SIM105  (contextlib takes 4 ms)
         codec.messages()
+    except ImportError:
+        pass  # without pyroute2, psutil answers
     if options.debug:
         from lookup.kernel import causes  # noqa: F401
     fetch = None
@@ -59,6 +57,7 @@ def lookups(
         load = _loaded(load)
     found = Lookups(load, options, fetch, ask)  # before: it imports what the options need
     try:
+        # Whether nobody may read what is imported from now on is made sure of there.
         drop_privileges(None, None)
     except Unreadable:
         raise
@@ -104,22 +103,30 @@ class OwnersReader:
 
     def __init__(self) -> None:
         """:raises OSError: there is no process to be had."""
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        from lookup.config import user_file  # noqa: F401  (before the fork: each child uses it)
+
+        from . import reader  # noqa: F401  (this too)
+
+        self._socket, theirs = passing.pair()
+        try:
             if os.fork() == 0:
                 _serve(theirs)
+        finally:
+            theirs.close()
 
     def fetch(self, uid: int, home: str, also: user_file.Also) -> user_file.Fetched:
         """Return what an owner's files hold, read as that owner. See `user_file.fetch`.
 
         :raises IdentError: the child could not become the owner, or did not answer in time.
         """
+        from . import reader  # only where an owner's file may matter
+
         try:
             fd, writer = os.pipe()
             try:
                 ours, far, address, older = also
                 request = f"{uid} {ours} {far} {address} {older:d} {home}"
-                socket.send_fds(self._socket, [os.fsencode(request)], [writer])
+                passing.send(self._socket, os.fsencode(request), writer)
                 os.close(writer)
                 writer = -1
                 data = reader.read_all(fd)
@@ -139,11 +146,13 @@ class OwnersReader:
 
 def _serve(requests: socket.socket) -> NoReturn:
     """Have a child answer each request, until the process that asks has ended, and end what is left of them."""
+    from . import reader  # see `OwnersReader.fetch`
+
     children: list[int] = []
     try:
         reader.let_go_of_all_but(requests.fileno())
         while True:
-            request, fds, _, _ = socket.recv_fds(requests, _MAX_REQUEST, 1)
+            request, fds = passing.receive(requests, _MAX_REQUEST)
             # Nobody waits for the one before any more: it may hang in its owner's home, or have been stopped there.
             reader.end(children)
             if not request:

@@ -5,10 +5,11 @@ Only with --masquerade. See capabilities(7).
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
+
+from lookup.kernel.unsynced import checked, function, room
 
 #: What it takes to look behind NAT and into containers, by number (linux/capability.h).
 NEEDED = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_SYS_PTRACE": 19, "CAP_DAC_READ_SEARCH": 2}
@@ -28,8 +29,6 @@ _SECUREBITS = 0xEF
 _HEADER = struct.pack("=Ii", 0x20080522, 0)
 _SETS = struct.Struct("=6I")
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def mask(*names: str) -> int:
     """Return capabilities as a set of bits; without names, all that are `NEEDED`."""
@@ -38,9 +37,9 @@ def mask(*names: str) -> int:
 
 def held() -> int:
     """Return the capabilities that this thread may use, as a set of bits (capget(2)). :raises OSError: see there."""
-    data = ctypes.create_string_buffer(_SETS.size)
-    _checked(_libc.capget(_HEADER, data))
-    _, low, _, _, high, _ = _SETS.unpack(data.raw)
+    data = room(_SETS.size)
+    checked("capget", _HEADER, data)
+    _, low, _, _, high, _ = _SETS.unpack(bytes(data))
     return int(low | high << 32)
 
 
@@ -71,21 +70,22 @@ def keep_only(kept: int, ids: tuple[int, int] | None) -> None:
     :raises OSError: the kernel refuses, or more is left.
     """
     # Where there is no CAP_SETPCAP, the next two do nothing (EPERM), and what comes after them does as well.
+    prctl = function("prctl")
     number = 0
-    while _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0:
+    while prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0:
         number += 1
-    _libc.prctl(_PR_SET_SECUREBITS, _SECUREBITS, 0, 0, 0)
+    prctl(_PR_SET_SECUREBITS, _SECUREBITS, 0, 0, 0)
     if ids is not None:
         # Refused where the bits above are locked, which keep them as well.
-        _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
         uid, gid = ids
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     low, high = kept & 0xFFFFFFFF, kept >> 32
-    _checked(_libc.capset(_HEADER, _SETS.pack(low, low, 0, high, high, 0)))
+    checked("capset", _HEADER, _SETS.pack(low, low, 0, high, high, 0))
     # EINVAL: Linux before 4.3. With nothing to inherit, nothing is ambient.
-    _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     no_new_privileges()
     if held() != kept or (ids is not None and (os.getresuid(), os.getresgid()) != ((ids[0],) * 3, (ids[1],) * 3)):
         raise OSError(errno.EPERM, "capabilities can't be given up")
@@ -93,10 +93,4 @@ def keep_only(kept: int, ids: tuple[int, int] | None) -> None:
 
 def no_new_privileges() -> None:
     """Have no program that this process starts gain anything, for good. :raises OSError: never, from Linux 3.5 on."""
-    _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-
-
-def _checked(result: int) -> None:
-    if result:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    checked("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
     from lookup.behind import Ask, Behind, FindLocal, Unseen
     from lookup.connection import Address, Arrival, Owner
-    from lookup.machines import Named
+    from lookup.machines import Machines, Named
 
     from .options import Options
 
@@ -23,13 +23,10 @@ class Elsewhere:
     def __init__(self, options: Options, ask: Ask | None = None) -> None:
         """:param ask: looks behind NAT and into containers, with --masquerade; None: nobody does."""
         self._options, self._ask = options, ask
-        self._machines = self._gateways = None
+        self._machines: Machines | None = None
+        self._gateways = None
         if options.masquerade:
-            from lookup.machines import Machines
-
-            file, proxy = options.masquerade_file, options.forward_proxy or ""
-            path = file or MASQUERADE
-            self._machines = Machines(options.forward, options.masquerade_first, path, file is not None, proxy)
+            from lookup import behind  # noqa: F401  (now: root may be given up before it is used)
         if options.proxy:
             from lookup.gateways import Gateways
 
@@ -58,7 +55,7 @@ class Elsewhere:
 
     def _meant(self, error: BaseException) -> Behind | Unseen | None:
         """Return an error that is about a connection of a machine behind this one; None: it is not."""
-        if self._machines is None:
+        if not self._options.masquerade:
             return None
         from lookup.behind import Behind, Unseen  # --masquerade alone has them raised
 
@@ -75,8 +72,15 @@ class Elsewhere:
         :raises BaseException: the error itself, where it is about none; else see `Machines.answer`.
         """
         meant = self._meant(error)
-        if self._machines is None or meant is None:
+        if meant is None:
             raise error
+        if self._machines is None:
+            from lookup.machines import Machines  # 15 ms, and of use only where there are such machines
+
+            options = self._options
+            file, proxy = options.masquerade_file, options.forward_proxy or ""
+            path = file or MASQUERADE
+            self._machines = Machines(options.forward, options.masquerade_first, path, file is not None, proxy)
         return self._machines.answer(meant, arrival)
 
 

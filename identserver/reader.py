@@ -15,13 +15,14 @@ import os
 import select
 import time
 
-from lookup.config import user_file
 from lookup.connection import IdentError
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
+
+    from lookup.config import user_file
 
 #: Seconds for one owner's file: less than a lookup may take, so that there is still time to decide without it.
 READ_SECONDS = 3.0
@@ -60,6 +61,8 @@ class Reading:
         self, uid: int, home: str, also: user_file.Also | None, become: Callable[[int], object] | None = None
     ) -> None:
         """Arguments, and what is raised, are those of `fetch`."""
+        from lookup.config import user_file  # noqa: F401  (before the fork: both processes use it)
+
         self._uid = uid
         #: What `fetch` was asked for.
         self.about = uid, home, also
@@ -105,6 +108,8 @@ def read_and_end(
     :param become: takes on another identity for good, given the owner's uid.
     """
     try:
+        from lookup.config import user_file  # what only starts such processes, if anything, does without
+
         let_go_of_all_but(fd)
         # Ends this process where it can be ended, if nobody else does.
         _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
@@ -138,6 +143,8 @@ def let_go_of_all_but(kept: int) -> None:
 
 def outcome(data: bytes, uid: int) -> user_file.Fetched:
     """Translate what the child wrote: ``+`` and what it found, or ``-`` and why it found nothing."""
+    from lookup.config import user_file  # see `read_and_end`
+
     if data.startswith(b"-"):
         raise IdentError(data[1:].decode("utf-8", "replace"), uid)
     try:

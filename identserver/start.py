@@ -143,6 +143,8 @@ def _run(options: Options, log: Log, operands: Sequence[str]) -> int:
             log.write(Log.ERROR, warning)
         serve_sockets(full(sockets), options, log, background)
     else:
+        if not options.multi_query:
+            gc.disable()  # collecting while modules are imported is 6 % of a process that lives for one query
         serve_connection(sockets[0], options, log, _lookups(options, log).look_up)
         # Everything is sent. Tidying the interpreter up takes 3 ms more, and a lookup that hangs could hold it up.
         os._exit(EXIT_OK)
@@ -350,8 +352,6 @@ class SocketTransport(Ends):
 
 def serve_connection(connection: _socket.socket, options: Options, log: Log, look_up: Callable[..., Any]) -> None:
     """Answer one connection and end it. :param look_up: see `AnsweringServer`."""
-    if not options.multi_query:
-        gc.disable()  # collecting while modules are imported is 6 % of a process that lives for one query
     try:
         transport = SocketTransport(connection, options.timeout)
     except OSError:  # ENOTCONN: the client went away before we started

@@ -139,15 +139,20 @@ def request_for(server: Address, client: Address, arrival: Arrival | None, local
     return Request((ours, server[1]), (far, client[1]), not isinstance(local, NoUser) or isinstance(local, NotAccepted))
 
 
-def decide(local: Owner | NoUser, found: Found, sub_ids: bool = False, reply: str = "") -> Owner:
+def decide(
+    local: Owner | NoUser, found: Found, sub_ids: bool = False, reply: str = "",
+    range_of: Callable[[int], int | None] | None = None,
+) -> Owner:  # fmt: skip
     """Return the owner that a request comes to. May block as the name service does. Exceptions: see `find`.
 
     :param local: who was found in our own network namespace, or why nobody was. For the others see `find`.
+    :param range_of: returns, or remembers, what `range_owner` does.
     """
+    range_of = range_of or range_owner
     from .kernel import wire
 
     if found.kind == wire.STANDS:
-        return _local(local, sub_ids)
+        return _local(local, sub_ids, range_of)
     if found.kind == wire.NOT_ACCEPTED:
         raise NotAccepted(found.reason)
     if found.kind in (wire.NOBODY, wire.UNSEEN):
@@ -158,11 +163,11 @@ def decide(local: Owner | NoUser, found: Found, sub_ids: bool = False, reply: st
     owner = Owner(found.uid, found.inode, state, found.server, found.client, "conntrack", found.device)
     steps = tuple(found.steps)
     if found.kind == wire.HERE:
-        return _local(Inside(owner, found.uid, steps), sub_ids)
+        return _local(Inside(owner, found.uid, steps), sub_ids, range_of)
     if found.held != wire.OF_A_CONTAINER:
         steps = (*steps, "its process is the host's: the login name counts")
-        return _local(Inside(owner, found.uid, steps, found.place), sub_ids)
-    holder = _range_owner(found.uid)
+        return _local(Inside(owner, found.uid, steps, found.place), sub_ids, range_of)
+    holder = range_of(found.uid)
     if holder is not None:
         return Inside(owner, holder, (*steps, f"uid {found.uid} is in a range of uid {holder}'s"), found.place)
     if found.maker == found.uid != 0:
@@ -170,7 +175,7 @@ def decide(local: Owner | NoUser, found: Found, sub_ids: bool = False, reply: st
     return Inside(owner, found.uid, (*steps, f"uid {found.uid} is nobody's of this host there"), found.place, reply)
 
 
-def with_sub_ids(owner: Owner) -> Owner:
+def with_sub_ids(owner: Owner, range_of: Callable[[int], int | None] | None = None) -> Owner:
     """Return who owns a local socket, where a uid without a login name may be one of somebody's range (subuid(5)).
 
     May block as the name service does.
@@ -179,7 +184,7 @@ def with_sub_ids(owner: Owner) -> Owner:
     """
     from .users import names
 
-    holder = _range_owner(owner.uid)
+    holder = (range_of or range_owner)(owner.uid)
     if holder is None or holder == owner.uid:
         return owner
     if names.entry(owner.uid)[0][0] == "UNIX":
@@ -188,7 +193,11 @@ def with_sub_ids(owner: Owner) -> Owner:
     return Inside(owner, holder, steps, owner.place)
 
 
-def _range_owner(uid: int) -> int | None:
+def range_owner(uid: int) -> int | None:
+    """Return in whose range of /etc/subuid a uid is; None: in nobody's. May block as the name service does.
+
+    :raises IdentError: that can't be told.
+    """
     from .users import sub_ids
 
     holder = sub_ids.owner_of(uid)
@@ -197,10 +206,10 @@ def _range_owner(uid: int) -> int | None:
     return holder
 
 
-def _local(local: Owner | NoUser, sub_ids: bool) -> Owner:
+def _local(local: Owner | NoUser, sub_ids: bool, range_of: Callable[[int], int | None] | None = None) -> Owner:
     if isinstance(local, NoUser):
         raise local
-    return with_sub_ids(local) if sub_ids else local
+    return with_sub_ids(local, range_of) if sub_ids else local
 
 
 def _behind(kind: type[Behind] | type[Unseen], found: Found) -> Behind | Unseen:

@@ -254,7 +254,7 @@ def asked_name(connection: socket.socket) -> tuple[Any, ...]:
     A rule of the administrator's (REDIRECT, DNAT) may have led the connection here from another address, whose own
     connections are others, with the same ports perhaps. It takes no privilege to see.
 
-    :raises OSError: the socket is closed.
+    :raises OSError: the socket is closed, or the far end has gone.
     """
     name: tuple[Any, ...] = connection.getsockname()
     try:
@@ -269,10 +269,18 @@ def asked_name(connection: socket.socket) -> tuple[Any, ...]:
         # ENOENT: conntrack has no entry. ENOPROTOOPT, EOPNOTSUPP: the kernel has none, or not for this kind (MPTCP).
         return name
     host = unpack(packed)
+    if (host, port) == _plain_end(connection.getpeername()):
+        # The entry begins with a packet of ours: conntrack had forgotten the connection, or has it in two zones.
+        return name
     if host == plain_host(name[0].partition("%")[0]):
         # A port alone is another one where a port of ours is led to another.
         return (name[0], port, *name[2:])
     return (host, port, 0, int.from_bytes(scope, byteorder)) if ":" in host else (host, port)
+
+
+def _plain_end(name: tuple[Any, ...]) -> Address:
+    """Return the address and the port in a socket's name."""
+    return plain_host(name[0].partition("%")[0]), name[1]
 
 
 def plain_host(host: str) -> str:

@@ -218,6 +218,8 @@ class Facts:
         :param forwards: whether other servers may be asked; otherwise that stays unasked.
         """
         self.uid = uid
+        #: By what they are remembered (`Owner.key`).
+        self.key = uid
         self._fetch = fetch
         self._read = read
         self._forwards = forwards
@@ -237,7 +239,8 @@ class Facts:
 
     def again(self, read: Read, forwards: bool) -> Facts:
         """Return the same facts for other queries, for which what is not known yet is asked."""
-        facts = Facts(self.uid, read=read, forwards=forwards)
+        facts = type(self)(self.uid, read=read, forwards=forwards)
+        facts.key = self.key
         facts._login, facts._home, facts._uids, facts._since = self._login, self._home, dict(self._uids), self._since
         facts._hosts, facts._formatted = dict(self._hosts), self._formatted
         return facts
@@ -361,9 +364,6 @@ class Facts:
 class Nameless(Facts):
     """What is known of who has a uid in a container, and is not the host's user with that uid: the number alone."""
 
-    def again(self, read: Read, forwards: bool) -> Facts:
-        return Nameless(self.uid, read=read, forwards=forwards)
-
     def login(self) -> tuple[str, str] | Unknown:
         return "OTHER", str(self.uid)
 
@@ -375,7 +375,9 @@ class Nameless(Facts):
 
 def facts_about(owner: Owner, fetch: Fetch | None = None) -> Facts:
     """Return what is known of an owner when nothing was asked yet. :param fetch: see `Facts`."""
-    return (Nameless if owner.nameless else Facts)(owner.uid, fetch)
+    facts = (Nameless if owner.nameless else Facts)(owner.uid, fetch)
+    facts.key = owner.key
+    return facts
 
 
 class Memory:
@@ -388,13 +390,13 @@ class Memory:
         self._owners: dict[int, Facts] = {}
         self._lock = threading.Lock()
 
-    def recall(self, uid: int) -> Facts | None:
-        """Return what is known of an owner and still holds. Never blocks."""
-        facts = self._owners.get(uid)
+    def recall(self, key: int) -> Facts | None:
+        """Return what is known of an owner and still holds. Never blocks. :param key: see `Owner.key`."""
+        facts = self._owners.get(key)
         if facts is not None and not facts.still_hold():
             with self._lock:
-                if self._owners.get(uid) is facts:
-                    del self._owners[uid]
+                if self._owners.get(key) is facts:
+                    del self._owners[key]
             return None
         return facts
 
@@ -402,9 +404,9 @@ class Memory:
         """Remember what was found out; these facts ask nothing more."""
         facts.stop_asking()
         with self._lock:
-            self._owners.pop(facts.uid, None)
+            self._owners.pop(facts.key, None)
             if facts.still_hold():
-                self._owners[facts.uid] = facts
+                self._owners[facts.key] = facts
             self._drop(MAX_OWNERS)
 
     def forget(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import struct
+from typing import Any
 
 import pytest
 from helpers.hosts import Town, family_of, inside
@@ -20,6 +22,7 @@ from lookup.connection import (
     IdentError,
     NoUser,
     Owner,
+    asked_name,
     cookie_of,
     pack,
     the_only,
@@ -212,3 +215,36 @@ def test_twisted_has_the_same_names(name: str) -> None:
     except ImportError:
         skip("needs twisted")
     assert getattr(ident, name).identDescription == SENT[name]
+
+
+class _Translated:
+    """A connection of which conntrack says where it was meant to go."""
+
+    def __init__(self, original: tuple[str, int]) -> None:
+        self._original = original
+
+    def getsockname(self) -> tuple[str, int]:
+        return "192.0.2.1", 113
+
+    def getpeername(self) -> tuple[str, int]:
+        return "192.0.2.9", 50000
+
+    def getsockopt(self, *_: int) -> bytes:
+        host, port = self._original
+        return struct.pack("!2xH4s8x", port, socket.inet_aton(host))
+
+
+@pytest.mark.parametrize(
+    ("original", "name"),
+    [
+        (("192.0.2.1", 113), ("192.0.2.1", 113)),
+        (("10.0.0.7", 113), ("10.0.0.7", 113)),
+        (("192.0.2.9", 113), ("192.0.2.9", 113)),
+        (("192.0.2.9", 50000), ("192.0.2.1", 113)),
+    ],
+    ids=["not translated", "led here", "for the asker's other port", "an entry that begins with our packet"],
+)
+def test_where_a_query_was_meant_to_go(original: tuple[str, int], name: tuple[str, int]) -> None:
+    """An entry that was made in the middle of a connection may have its beginning at our end."""
+    translated: Any = _Translated(original)
+    assert asked_name(translated) == name

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 from helpers.pairs import Pair
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lookup.connection import Owner
 from lookup.kernel import holder, sock_diag
@@ -33,6 +36,33 @@ PLACES = {
     "/machine.slice/machine-deb12.scope/payload": "container deb12 (machine)",
     "/system.slice/a\nb.service": "unit a\\nb.service",
 }
+
+
+#: The same as a regular expression.
+CONTAINER = re.compile(
+    r"(?:^|/)(?:(docker|libpod|crio|cri-containerd)-([0-9a-f]{12})[0-9a-f]*\.scope"
+    r"|(docker|kubepods[^/]*(?:/[^/]+)*)/(?:[^/]*/)?([0-9a-f]{12})[0-9a-f]{52}"
+    r"|(lxc)(?:\.payload\.|/)([^/]+)"
+    r"|(machine)-([^/]+)\.scope)(?:/|$)"
+)
+
+#: What paths are made of that are nearly a container's.
+PIECES = [
+    "/", "/", "/", HEX, HEX, HEX[1:], HEX[:12], HEX[:11], "0", "g", "-", "x", ".scope", "y.service", ".slice", "docker",
+    "docker-", "libpod-", "crio-", "cri-containerd-", "kubepods", "lxc", "lxc.payload.", ".payload.", "machine-",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=9))
+def test_places_as_a_regular_expression_has_them(pieces: list[str]) -> None:
+    """Read without `re`, which takes longer to import than a single shot has for it."""
+    group = "".join(pieces)
+    found = CONTAINER.search(group)
+    place = holder.place(group)
+    assert place.startswith("container ") == bool(found)
+    if found:
+        runtime, name = (part for part in found.groups() if part)
+        assert place == f"container {name} ({runtime.partition('/')[0]})"
 
 
 @pytest.mark.parametrize(("group", "place"), PLACES.items())

@@ -36,6 +36,7 @@ LAYERS = (
     ("identserver.elsewhere",),
     ("identserver.seeker",),
     ("identserver.reader",),
+    ("identserver.passing",),
     ("identserver.protocol",),
     ("identserver.privileges",),
     ("identserver.capabilities",),

@@ -17,10 +17,10 @@ SEARCH = """
 from lookup.kernel import custody, search, wire
 custody._hints.clear()
 genuine = custody.of
-def of(inode):
+def of(*asked):
     if changes:
         exec(changes.pop(0), globals())
-    return genuine(inode)
+    return genuine(*asked)
 custody.of = of
 try:
     found = search.search(wire.Request((ours, 50123), (far, 6667)))
@@ -53,21 +53,43 @@ def test_it_ends_meanwhile(masqueraded: Judged) -> None:
         assert searched(masqueraded, "people['behind'].tell('kept.pop().close()')")[0] == NOBODY
 
 
-def test_held_by_different_ones(masqueraded: Judged) -> None:
-    """A process of the host's has the container's socket, too: it is nobody's."""
-    from lookup.kernel.wire import FAILED
+#: On the judged host: a process takes each descriptor of the container's, in a network namespace.
+TAKE = """
+home = os.open("/proc/self/ns/net", os.O_RDONLY)
+pid = people["behind"].pid
+if inside:
+    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    checked(libc.setns(namespace, 0))
+    os.close(namespace)
+pidfd = os.pidfd_open(pid)
+taken = [libc.syscall(438, pidfd, int(fd), 0) for fd in os.listdir(f"/proc/{pid}/fd")]  # pidfd_getfd(2)
+waits, goes = os.pipe()
+holder = os.fork()
+if not holder:
+    os.close(goes)
+    os.read(waits, 1)
+    os._exit(0)
+for fd in (*taken, pidfd, waits):
+    os.close(fd)
+checked(libc.setns(home, 0))
+os.close(home)
+None
+"""
 
-    take = (
-        "pid = people['behind'].pid\n"
-        "numbers = [int(fd) for fd in os.listdir(f'/proc/{pid}/fd')]\n"
-        "pidfd = os.pidfd_open(pid)\n"
-        "taken = [libc.syscall(438, pidfd, fd, 0) for fd in numbers]\n"  # pidfd_getfd(2)
-    )
-    masqueraded.host.tell(take + "None")
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_held_by_different_ones(masqueraded: Judged, inside: bool) -> None:
+    """A process of the host's has the container's socket, too: nobody of the host's is named, wherever it is."""
+    from lookup.kernel.wire import FAILED, INSIDE, OF_A_CONTAINER
+
+    masqueraded.host.tell(TAKE, inside=inside)
     try:
-        kind, uid, _, reason = searched(masqueraded)
+        kind, uid, held, reason = searched(masqueraded)
+    finally:
+        masqueraded.host.tell("os.close(goes); os.waitpid(holder, 0)\nNone")
+    if inside:
+        # As `nsenter -n` puts it there.
         assert kind == FAILED
         assert "held by different ones" in reason
-    finally:
-        masqueraded.host.tell("for fd in [*taken, pidfd]: os.close(fd)\nNone")
-    assert uid >= 0
+    else:
+        assert (kind, uid, held) == (INSIDE, masqueraded.user.pw_uid, OF_A_CONTAINER)

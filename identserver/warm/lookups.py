@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from lookup.behind import Ask, FindLocal
+    from lookup.behind import FindLocal
     from lookup.config.blocks import System
     from lookup.config.user_file import UserFile
     from lookup.connection import Address, Arrival, Owner
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lookup.users.sub_ids import SubIds
 
     from ..options import Options
+    from ..seeker import Seeker
     from .loop import Loop
     from .readers import Readers
 
@@ -88,16 +89,17 @@ class Lookups:
 
     def __init__(
         self, loop: Loop, system: System | Unknown | None, limit: int,
-        complain: Callable[[str], object], readers: Readers, sub_ids: SubIds, options: Options, ask: Ask | None = None,
+        complain: Callable[[str], object], readers: Readers, sub_ids: SubIds, options: Options,
+        seeker: Seeker | None = None,
     ) -> None:  # fmt: skip
         """:param system: what the system file allows, or why it can't be obeyed.
 
         :param limit: how many connections may be open. :param complain: called with what keeps others from working.
         :param readers: who reads users' files. :param sub_ids: says whose a uid is.
-        :param ask: looks behind NAT and into containers, with --masquerade.
+        :param seeker: looks behind NAT and into containers, with --masquerade.
         """
         self._form = options.form
-        self._options, self._ask = options, ask
+        self._options, self._ask = options, seeker.ask if seeker is not None else None
         self._loop = loop
         self.use(system)
         self._sub_ids = sub_ids
@@ -105,7 +107,11 @@ class Lookups:
         self._shares = Shares(limit, complain)
         self._memory = Memory()
         self._readers = readers
-        self._elsewhere, self._machines = elsewhere(options, ask), None
+        self._elsewhere, self._machines, self._behind = elsewhere(options, self._ask), None, None
+        if seeker is not None:
+            from .behind import Behind
+
+            self._behind = Behind(loop, self._workers, seeker, options)
         if self._elsewhere is not None:
             from .machines import Machines
 
@@ -206,7 +212,7 @@ class Lookups:
 
     def _remembered(self, owner: Owner, server: Address, client: Address) -> Answer | None:
         """Return the answer that needs nothing but what is remembered. :raises IdentError: nobody can be named."""
-        facts = None if owner.nameless else self._memory.recall(owner.uid)
+        facts = self._memory.recall(owner.key)
         if facts is None or facts.needed_file:
             return None
         found = answer(owner, server, client, self._system, facts, form=self._form)
@@ -284,14 +290,16 @@ class Lookups:
         finding.addCallbacks(found, failed)
         if local is None:
             self._workers.call(ANY_OWNER, finding, self._find, asked, alone=True)
-        else:
+            return pending
+        by_ports = self._elsewhere is not None and self._elsewhere.may_trust(client[0])
+        if by_ports or self._behind is None or not self._behind.find(*asked, local, finding):
             self._workers.call(BEHIND, finding, self._find_behind, (asked, local), alone=True)
         return pending
 
     def _find(self, asked: list[Asked]) -> Iterator[Owner]:
         """Run in a thread."""
         for server, client, arrival in asked:
-            yield self._behind(server, client, arrival, lookup.find)
+            yield self._find_there(server, client, arrival, lookup.find)
 
     def _find_behind(self, jobs: list[tuple[Asked, Owner | NoUser]]) -> Iterator[Owner]:
         """Run in a thread: others look whether another socket is meant than the one that was found here."""
@@ -302,9 +310,9 @@ class Lookups:
                     raise local  # noqa: B023
                 return local  # noqa: B023
 
-            yield self._behind(*asked, found_before)
+            yield self._find_there(*asked, found_before)
 
-    def _behind(self, server: Address, client: Address, arrival: Arrival | None, find: FindLocal) -> Owner:
+    def _find_there(self, server: Address, client: Address, arrival: Arrival | None, find: FindLocal) -> Owner:
         if self._elsewhere is None:
             return find(server, client, arrival)
         return self._elsewhere.find(server, client, arrival, find)
@@ -316,10 +324,9 @@ class Lookups:
         server, which may take as long as all the rest, gets a thread.
         """
         owner = questions[0][0]
-        uid = owner.uid
         together = len(questions) > 1
         file = _File(self._readers, self._workers, questions)
-        known = (None if owner.nameless else self._memory.recall(uid)) or facts_about(owner)
+        known = self._memory.recall(owner.key) or facts_about(owner)
         facts = known.again(file.read, forwards=not together)
         for file.at, question in enumerate(questions):
             try:
@@ -330,9 +337,8 @@ class Lookups:
             if not isinstance(found, Unknown):
                 yield found
             else:
-                yield ON_ITS_OWN if together else IdentError(found.reason, uid)
-        if not owner.nameless:
-            self._memory.keep(facts)
+                yield ON_ITS_OWN if together else IdentError(found.reason, owner.uid)
+        self._memory.keep(facts)
 
     def tidy(self) -> None:
         """Drop what is remembered and no longer holds; read, in a thread, who has sub-ids, if that has changed."""

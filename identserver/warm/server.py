@@ -77,7 +77,7 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
     if system is not None:
         readers.start()  # while there is one thread
     limit = connection_limit(options.limit)
-    lookups = Lookups(loop, system, limit, complain, readers, sub_ids, options, seeker.ask if seeker else None)
+    lookups = Lookups(loop, system, limit, complain, readers, sub_ids, options, seeker)
     system_file = reloading.SystemFile(options, seen, system, lookups.in_thread, lookups.use, log, notify, kept)
     server = Server(listeners, options, log, idle, loop, lookups, system_file, complain, limit, notify, parent)
     if seeker is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _socket as socket  # see sock_diag.py
 import os
-import socket
 
 from ..connection import LOOPBACK, IdentError, NotAccepted, NoUser, pack, the_only
 

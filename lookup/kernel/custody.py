@@ -14,7 +14,7 @@ from .wire import NO_UID, OF_A_CONTAINER, OF_THE_HOST
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     #: Who holds a socket, and the owner of their user namespace (see `wire.Found`).
     Custody = tuple[int, int]
@@ -33,28 +33,29 @@ _MOST = 256
 _hints: dict[int, None] = {}
 
 
-def of(inode: int) -> tuple[Custody, int]:
+def of(inode: int, uid: int, network: tuple[int, int]) -> tuple[Custody, int]:
     """Return who holds a socket, and the number of one process that does.
 
-    A process of a container's that held one before is looked at first, and is enough: whoever else holds the socket,
-    it is not named after a login of the host's. Otherwise every process is looked at.
+    Descriptors are many, so those of every process are read only where it matters. A process of a container's is
+    enough, unless the socket would be named after the maker of its user namespace: whoever else holds the socket, it is
+    not named after a login of the host's. Such a process is looked for where one held a socket before, then in the
+    socket's network namespace, each process of which is looked at. A process of the host's is never enough: every
+    process is looked at that has another root directory than the host's, or may have one.
 
+    :param uid: of the socket. :param network: the identity of its network namespace (`namespaces.identity`).
     :raises Changing: nobody is seen to hold it. :raises IdentError: different ones do; or it can't be found out.
     """
     wanted = f"socket:[{inode}]"
     for pid in list(_hints):
-        held, _ = _holds(pid, wanted)
-        custody = _custody(pid, wanted) if held else None
-        if custody is not None and custody[0] == OF_A_CONTAINER:
+        custody = _custody(pid, wanted) if _holds(pid, wanted)[0] else None
+        if custody is not None and _is_enough(custody, uid):
             return custody, pid
     found: dict[Custody, int] = {}
-    closed = 0
-    for pid in _processes():
-        held, seen = _holds(pid, wanted)
-        closed += not seen
-        custody = _custody(pid, wanted) if held else None
-        if custody is not None:
-            found.setdefault(custody, pid)
+    inside, others = _by_network(network)
+    closed = _look(inside, wanted, found)
+    if not any(_is_enough(custody, uid) for custody in found):
+        of_the_host = list(found) == [(OF_THE_HOST, NO_UID)]
+        closed += _look(_with_another_root(others) if of_the_host else others, wanted, found)
     if len(found) > 1:
         raise IdentError(f"the socket is held by different ones: processes {_listed(found.values())}")
     if closed and any(held == OF_THE_HOST for held, _ in found):
@@ -64,12 +65,64 @@ def of(inode: int) -> tuple[Custody, int]:
         why = f", but {closed} can't be looked at: that needs CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE" if closed else ""
         raise Changing(f"no process is seen to hold the socket{why}")
     custody, pid = found.popitem()
-    if custody[0] == OF_A_CONTAINER:
+    if _is_enough(custody, uid):
         _hints.pop(pid, None)
         _hints[pid] = None
         if len(_hints) > _MOST:
             _hints.pop(next(iter(_hints)), None)
     return custody, pid
+
+
+def _is_enough(custody: Custody, uid: int) -> bool:
+    """Return whether a holder decides, whoever else holds the socket: nobody is named for being who made something."""
+    return custody[0] == OF_A_CONTAINER and custody[1] != uid
+
+
+def _look(pids: Iterable[int], wanted: str, found: dict[Custody, int]) -> int:
+    """Add which of some processes hold a socket; return how many of them can't be looked at."""
+    closed = 0
+    for pid in pids:
+        held, seen = _holds(pid, wanted)
+        closed += not seen
+        custody = _custody(pid, wanted) if held else None
+        if custody is not None:
+            found.setdefault(custody, pid)
+    return closed
+
+
+def _by_network(network: tuple[int, int]) -> tuple[list[int], list[int]]:
+    """Return all processes: those of a network namespace, and those of others, or of one that is not seen."""
+    inside: list[int] = []
+    others: list[int] = []
+    for pid in _processes():
+        try:
+            status = os.stat(f"/proc/{pid}/ns/net")
+        except OSError:
+            # ENOENT, ESRCH: it has ended, which whoever looks at it finds. EACCES: without CAP_SYS_PTRACE.
+            others.append(pid)
+            continue
+        (inside if (status.st_dev, status.st_ino) == network else others).append(pid)
+    return inside, others
+
+
+def _with_another_root(pids: Iterable[int]) -> Iterator[int]:
+    """Leave out the processes that are seen to have the host's root directory: who holds it for the host is known.
+
+    :raises IdentError: the host's can't be seen.
+    """
+    try:
+        host = unsynced.identity("/proc/1/root")
+    except OSError as error:
+        # EACCES: without CAP_SYS_PTRACE, or with fewer capabilities than process 1.
+        raise IdentError(f"the host's root directory can't be seen: {error.strerror}") from None
+    for pid in pids:
+        try:
+            if unsynced.identity(f"/proc/{pid}/root") == host:
+                continue
+        except OSError:
+            # ENOENT, ESRCH: it has ended. EACCES: it is closed to us. Whoever looks at it finds which.
+            pass
+        yield pid
 
 
 def _listed(pids: Iterable[int]) -> str:

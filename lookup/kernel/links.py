@@ -22,15 +22,20 @@ _ATTRIBUTE = struct.Struct("=HH")
 _INDEX = struct.Struct("=i")
 
 # linux/rtnetlink.h: requests, and the structs that they begin with (rtmsg, ndmsg, ifinfomsg, rtgenmsg, fib_rule_hdr).
-_RTM_GETLINK, _RTM_GETROUTE, _RTM_GETNEIGH, _RTM_GETRULE, _RTM_NEWRULE, _RTM_GETNSID = 18, 26, 30, 34, 32, 90
+_RTM_GETLINK, _RTM_GETROUTE, _RTM_GETNEIGH, _RTM_GETRULE, _RTM_NEWRULE = 18, 26, 30, 34, 32
+_RTM_NEWNSID, _RTM_GETNSID = 88, 90
 _ROUTE, _NEIGHBOUR = struct.Struct("=BBBBBBBBI"), struct.Struct("=BxxxiHBB")
 _LINK, _GENERAL, _RULE = struct.Struct("=BxHiII"), struct.Struct("=Bxxx"), struct.Struct("=BBBBBxxBI")
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTN_LOCAL, _KIND = 1, 4, 5, 2, 7
 _NDA_DST, _NDA_LLADDR, _NDA_MASTER, _NTF_MASTER, _AF_BRIDGE = 1, 2, 9, 0x02, 7
 _IFLA_LINKINFO, _IFLA_INFO_KIND, _IFLA_LINK_NETNSID = 18, 1, 37
-_NETNSA_NSID, _NETNSA_FD, _FRA_PRIORITY = 1, 3, 6
+_NETNSA_NSID, _NETNSA_PID, _NETNSA_FD, _FRA_PRIORITY = 1, 2, 3, 6
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+
+#: A whole request: which number has the network namespace of a process? And how many go to the kernel at a time: their
+#: answers must fit in the default receive buffer (208 KiB).
+_NSID_OF_PROCESS, _BATCH = struct.Struct("=IHHIIBxxxHHI"), 64
 
 #: The priorities of the rules that every host has: the tables local, main and default (ip-rule(8)).
 _USUAL = {0, 32766, 32767}
@@ -68,6 +73,36 @@ class Links:
         if len(found) != _INDEX.size:
             raise IdentError("the kernel does not tell which network namespaces are joined")
         return int(_INDEX.unpack(found)[0])
+
+    def with_number(self, number: int, pids: list[int]) -> list[int]:
+        """Return those of some processes whose network namespace has a number for this one. A hint, for they may end.
+
+        Needs no privilege, and opens nothing. Whose namespace is not told is left out.
+        """
+        found: list[int] = []
+        for at in range(0, len(pids), _BATCH):
+            batch = pids[at : at + _BATCH]
+            first = self._sequence + 1 & 0xFFFF
+            requests = b"".join(_NSID_OF_PROCESS.pack(
+                _NSID_OF_PROCESS.size, _RTM_GETNSID, _NLM_F_REQUEST, first + index, 0, 0, 8, _NETNSA_PID, pid
+            ) for index, pid in enumerate(batch))  # fmt: skip
+            self._sequence = first + len(batch)
+            try:
+                self._socket.send(requests)
+                for _ in batch:
+                    answer, (sender, _) = self._socket.recvfrom(65536)
+                    length, kind, _, sequence, _ = _HEADER.unpack_from(answer)
+                    if sender != 0 or not 0 <= sequence - first < len(batch):
+                        raise IdentError("the kernel's answer makes no sense")
+                    # ESRCH: it has ended.
+                    if kind == _RTM_NEWNSID and length == len(answer):
+                        at_number = attribute(answer, _HEADER.size + _GENERAL.size, _NETNSA_NSID)
+                        if at_number == _INDEX.pack(number):
+                            found.append(batch[sequence - first])
+            except OSError as error:
+                # ENOBUFS, ENOMEM: the kernel has run out. EPERM, EACCES: a security module. EAGAIN: it stayed silent.
+                raise IdentError(f"the kernel does not tell whose namespace is which: {error.strerror}") from None
+        return found
 
     def sends_to(self, address: bytes) -> int:
         """Return the number of the namespace that packets for an address are sent into, or `LOCAL` and its like.

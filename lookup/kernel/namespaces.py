@@ -6,12 +6,13 @@ open: a descriptor keeps a namespace alive whose container has ended.
 
 from __future__ import annotations
 
+import _socket as socket  # see sock_diag.py
 import errno
 import os
-import socket
 import struct
 
 from ..connection import IdentError, within
+from . import unsynced
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
@@ -102,11 +103,7 @@ def enter(fd: int) -> None:
     if hasattr(os, "setns"):
         os.setns(fd, _CLONE_NEWNET)
         return
-    import ctypes  # Python's own comes with 3.12
-
-    if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNET):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    unsynced.checked("setns", fd, _CLONE_NEWNET)  # Python's own comes with 3.12
 
 
 def candidates(unlisted: Callable[[OSError], object] = id) -> Iterator[str]:
@@ -121,6 +118,24 @@ def candidates(unlisted: Callable[[OSError], object] = id) -> Iterator[str]:
         if not _is_same(folder, outside):
             yield from (f"{outside}/{name}" for name in _list(outside, unlisted))
     yield from (f"/proc/{pid}/ns/net" for pid in _list("/proc", unlisted) if pid.isdecimal())
+
+
+def name_of(network: tuple[int, int]) -> str:
+    """Return a path under which a network namespace has a name; ``""``: none is seen."""
+    for folder in _NAMED:
+        for name in _list(folder, id):
+            try:
+                if identity(f"{folder}/{name}") == network:
+                    return f"{folder}/{name}"
+            except OSError:
+                # ENOENT: it has ended meanwhile. EACCES: it is closed to us.
+                continue
+    return ""
+
+
+def processes() -> list[int]:
+    """Return all processes that are seen; none, where they can't be listed."""
+    return [int(name) for name in _list("/proc", id) if name.isdecimal()]
 
 
 def _is_same(folder: str, other: str) -> bool:
@@ -158,13 +173,16 @@ def _ask(flags: int, fd: int = -1) -> list[int]:
     body = _BODY.pack(socket.AF_UNSPEC) + (_NUMBER.pack(_NUMBER.size, _NETNSA_FD, fd) if fd >= 0 else b"")
     numbers: list[int] = []
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as route:
+        route = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+        try:
             route.setblocking(False)  # the kernel has answered when send() returns
             route.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETNSID, flags, 1, 0) + body)
             while True:
                 data, (sender, _) = route.recvfrom(65536)
                 if sender == 0 and _take(data, numbers, bool(flags & _NLM_F_DUMP)):
                     return numbers
+        finally:
+            route.close()
     except OSError as error:
         # EAFNOSUPPORT: a sandbox. EMFILE, ENFILE, ENOMEM, ENOBUFS: the process or the host has run out.
         raise IdentError(f"the kernel can't be asked for network namespaces: {error.strerror}") from None

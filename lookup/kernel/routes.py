@@ -5,8 +5,8 @@ The kernel is asked by RTM_GETROUTE (rtnetlink(7)). Not through pyroute2: a quer
 
 from __future__ import annotations
 
+import _socket as socket  # see sock_diag.py
 import errno
-import socket
 import struct
 
 from ..connection import IdentError
@@ -56,10 +56,13 @@ def _ask(remote: bytes, flags: int, *more: tuple[int, bytes]) -> bytes:
     source = len(remote) * 8 if more else 0
     body = _ROUTE.pack(family, len(remote) * 8, source, 0, 0, 0, 0, 0, flags) + attributes
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as route:
+        route = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+        try:
             route.setblocking(False)  # the kernel has answered when send() returns
             route.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETROUTE, 1, 1, 0) + body)
             answer, (sender, _) = route.recvfrom(65536)
+        finally:
+            route.close()
     except OSError as error:
         # EMFILE, ENFILE, ENOMEM, ENOBUFS: the process or the host has run out. EACCES, EPERM: a security module.
         raise IdentError(f"the kernel can't be asked for a route: {error.strerror}") from error

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 
 from ..connection import TCP_STATES, IdentError, NotAccepted, NoUser, Owner, pack, within
-from . import custody, holder, namespaces, routes
-from .conntrack import Conntrack, ConntrackUnavailable, Entry
-from .links import ANYWHERE, LOCAL, OUTSIDE, Links
-from .sock_diag import SockDiag, SockDiagUnavailable
+from . import custody, holder, namespaces, places, routes
+from .conntrack import ConntrackUnavailable, Entry
+from .links import ANYWHERE, LOCAL, OUTSIDE
+from .places import Place
+from .sock_diag import SockDiagUnavailable
 from .wire import (
     FAILED,
     HERE,
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 #: Seconds for one request, and how many network namespaces are looked into for it, in how many layers.
 SECONDS, MOST, LAYERS = 2.7, 1024, 3
 
-#: Seconds to wait for the kernel to say where packets go.
-LINK_SECONDS = 0.7
-
 #: Where each namespace was found last, by its number. A hint: the kernel says whether it is still that one.
 _hints: dict[tuple[int, int], str] = {}
 _MOST_HINTS = 1024
@@ -52,10 +50,10 @@ def prepare() -> None:
     """Import whatever `search` may need, for a process that gives up the right to read these files."""
     import fcntl  # noqa: F401
 
-    from . import candidates, codec, devices, dumps  # noqa: F401
+    from . import candidates, codec, conntrack, devices  # noqa: F401
 
     codec.messages()
-    codec.netlink()
+    conntrack.prepare()
 
 
 def search(request: Request) -> Found:
@@ -79,90 +77,38 @@ def search(request: Request) -> Found:
 
 
 def _searched(request: Request) -> Found:
-    home = os.open(namespaces.OURS, os.O_RDONLY | os.O_CLOEXEC)
+    here = places.home()
     try:
-        return _Search().run(request)
-    except custody.Changing:
-        # A container that ends, or is replaced, meanwhile.
-        namespaces.enter(home)
-        return _Search().run(request)
-    finally:
-        os.close(home)
-
-
-class _Namespace:
-    """A network namespace that is looked into: what is opened in there asks there, wherever the thread goes."""
-
-    def __init__(self, path: str, layer: int) -> None:
-        """:param path: of the namespace; ``""``: our own. :param layer: how many lie around it."""
-        self.path = path
-        self.layer = layer
-        self.identity = namespaces.identity(namespaces.OURS)
-        self.diag = SockDiag()
-        self.links, self._routes = Links(), Links()
-        self.conntrack = Conntrack()
-        self.fd = os.open(namespaces.OURS, os.O_RDONLY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        for one in (self.diag, self.links, self._routes, self.conntrack):
-            one.close()
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def entry(self, server: Address, client: Address) -> Entry | None:
-        """Return the entry that translates a connection; None: there is none, or it translates nothing.
-
-        :raises ConntrackUnavailable: we may not ask; or, in our own namespace, the kernel has no conntrack.
-        """
         try:
-            found = self.conntrack.get(client, server)
-        except ConntrackUnavailable as error:
-            if error.forbidden or not self.path:
-                raise
-            return None
-        return found if found is not None and found.is_translated else None
-
-    def sends_to(self, host: str) -> int:
-        """Return into which namespace packets for an address are sent (see `Links.sends_to`).
-
-        The kernel answers about links only while it adds and removes none, which may take it ten seconds.
-        """
-        address = pack(host)[0]
-        try:
-            return within(LINK_SECONDS, self._sends_to, address)
-        except TimeoutError:
-            return ANYWHERE
-
-    def _sends_to(self, address: bytes) -> int:
-        number = self._routes.sends_to(address)
-        return ANYWHERE if self._routes.has_rules(len(address)) else number
-
-    def has(self, host: str) -> bool:
-        """Return whether an address is its own, or may be."""
-        try:
-            return within(LINK_SECONDS, self._routes.sends_to, pack(host)[0]) == LOCAL
-        except TimeoutError:
-            return True
-
-    def __str__(self) -> str:
-        return f"in {self.path}" if self.path else "on this host"
+            found = _Search(here).run(request)
+        except custody.Changing:
+            # A container that ends, or is replaced, meanwhile.
+            namespaces.enter(here.fd)
+            found = _Search(here).run(request)
+    except BaseException:
+        # Answers to what failed may still arrive.
+        here.close()
+        raise
+    places.leave(here)
+    return found
 
 
 class _Search:
     """One search, in a thread of its own, which enters one namespace after the other, and ends in the last."""
 
-    def __init__(self) -> None:
-        self._opened: list[_Namespace] = []
+    def __init__(self, here: Place) -> None:
+        """:param here: this thread's network namespace."""
+        self._here = here
+        self._opened: list[Place] = []
         self._steps: list[str] = []
         #: What was found, and where; and by which entries, which must still be the same afterwards.
-        self._owners: list[tuple[Owner, _Namespace]] = []
-        self._entries: list[tuple[_Namespace, Address, Address, Entry]] = []
+        self._owners: list[tuple[Owner, Place]] = []
+        self._entries: list[tuple[Place, Address, Address, Entry]] = []
         self._waiting = False
         #: Whether two networks may have the same addresses; and a namespace that has the address, and no such socket.
         self._zoned, self._equal = False, ""
         #: Which namespaces were looked into, and why some could not be.
-        self._seen: set[tuple[int, int]] = set()
+        self._seen = {here.identity}
         self._unseen = ""
 
     def run(self, request: Request) -> Found:
@@ -174,7 +120,7 @@ class _Search:
                 namespace.close()
 
     def _run(self, request: Request) -> Found:
-        here = self._open("", 0)
+        here = self._here
         ends = request.server, request.client
         try:
             entry = here.entry(*ends)
@@ -189,23 +135,22 @@ class _Search:
         self._look_here_and_inside(here, inner, entry)
         return self._outcome(inner)
 
-    def _open(self, path: str, layer: int) -> _Namespace:
-        namespace = _Namespace(path, layer)
+    def _open(self, path: str, layer: int) -> Place:
+        namespace = Place(path, layer)
         self._opened.append(namespace)
         self._seen.add(namespace.identity)
         return namespace
 
-    def _through(
-        self, namespace: _Namespace, server: Address, client: Address, entry: Entry
-    ) -> tuple[Address, Address]:
+    def _through(self, namespace: Place, server: Address, client: Address, entry: Entry) -> tuple[Address, Address]:
         """Return the ends of the socket that an entry means."""
         self._entries.append((namespace, server, client, entry))
         inner = entry.socket_for(client, server)
         self._steps.append(f"conntrack {namespace}: {_ends(server, client)} is {_ends(*inner)} ({entry.state})")
         return inner
 
-    def _look_here_and_inside(self, place: _Namespace, ends: Ends, entry: Entry | None) -> None:
+    def _look_here_and_inside(self, place: Place, ends: Ends, entry: Entry | None) -> None:
         """Look for a socket in a namespace that has the connection translated or routed, then in those behind it."""
+        place.look_on()
         # Where two networks have the same addresses, neither an address nor a route tells which one is meant.
         certain = entry is None or not (entry.zone or entry.original.zone or entry.reply.zone)
         self._zoned |= not certain
@@ -231,7 +176,7 @@ class _Search:
             if not entered and not self._unseen:
                 self._unseen = "the network namespace that it is sent to is not to be seen"
 
-    def _enter(self, path: str, fd: int, around: _Namespace, ends: Ends) -> None:
+    def _enter(self, path: str, fd: int, around: Place, ends: Ends) -> None:
         """Look into a namespace, and into those behind it. :param fd: the namespace; it is closed."""
         try:
             namespaces.enter(fd)
@@ -254,12 +199,13 @@ class _Search:
             place.close()
 
     @staticmethod
-    def _leads_on(place: _Namespace, around: _Namespace, ends: Ends) -> bool:
+    def _leads_on(place: Place, around: Place, ends: Ends) -> bool:
         """Return whether a namespace sends what is for an address into yet another one, and not back."""
+        place.look_on()
         number = place.sends_to(ends[0][0])
         return number == ANYWHERE or (number >= 0 and number != place.links.number_of(around.fd))
 
-    def _take(self, place: _Namespace, ends: Ends) -> bool:
+    def _take(self, place: Place, ends: Ends) -> bool:
         """Return whether there is a socket with these ends, and keep it."""
         try:
             owner = place.diag.find(*ends)
@@ -276,7 +222,7 @@ class _Search:
         self._steps.append(f"socket {place}: {owner!r}")
         return True
 
-    def _paths(self, place: _Namespace, number: int) -> Iterator[tuple[str, int]]:
+    def _paths(self, place: Place, number: int) -> Iterator[tuple[str, int]]:
         """Yield the path of each joined namespace that was not looked into, and the namespace itself, open.
 
         What stands at a path may be another one a moment later. :param number: only the one that has this number.
@@ -287,6 +233,16 @@ class _Search:
             fd = self._open_hint(hint, place, number)
             if fd >= 0:
                 yield hint, fd
+                return
+        # Every process tells where it is at a small part of what it takes to open it, in one go.
+        for pid in place.links.with_number(number, namespaces.processes()) if number >= 0 else ():
+            path = f"/proc/{pid}/ns/net"
+            fd = self._open_hint(path, place, number)
+            if fd >= 0:
+                status = os.fstat(fd)
+                path = namespaces.name_of((status.st_dev, status.st_ino)) or path
+                self._remember(key, path)
+                yield path, fd
                 return
         closed = ""
         unlisted: list[str] = []
@@ -301,9 +257,7 @@ class _Search:
             if fd < 0:
                 continue
             if number >= 0:
-                if len(_hints) >= _MOST_HINTS:
-                    _hints.clear()
-                _hints[key] = path
+                self._remember(key, path)
                 yield path, fd
                 return
             yield path, fd
@@ -311,14 +265,20 @@ class _Search:
                 raise IdentError(f"there are more than {MOST} network namespaces")
         self._unseen = self._unseen or closed or "; ".join(unlisted)
 
-    def _open_hint(self, hint: str, place: _Namespace, number: int) -> int:
+    @staticmethod
+    def _remember(key: tuple[int, int], path: str) -> None:
+        if len(_hints) >= _MOST_HINTS:
+            _hints.clear()
+        _hints[key] = path
+
+    def _open_hint(self, hint: str, place: Place, number: int) -> int:
         try:
             return self._open_joined(hint, place, number, set())
         except PermissionError:
             # EACCES: it may be another process's by now.
             return -1
 
-    def _open_joined(self, path: str, place: _Namespace, number: int, asked: set[tuple[int, int]]) -> int:
+    def _open_joined(self, path: str, place: Place, number: int, asked: set[tuple[int, int]]) -> int:
         """Return a namespace that is to be looked into, open; -1: it is none. :raises PermissionError: it is not seen.
 
         Whatever is not joined is none: any user can make one, and give it any address.
@@ -367,11 +327,11 @@ class _Search:
                 raise custody.Changing("conntrack's entry is another one by now", found[0].uid)
         return found[0]
 
-    def _found(self, owner: Owner, place: _Namespace) -> Found:
+    def _found(self, owner: Owner, place: Place) -> Found:
         """Return what is known of a socket. :raises IdentError: whose it is can't be seen."""
         held, maker, name = UNASKED, NO_UID, ""
         if place.path:
-            (held, maker), pid = custody.of(owner.inode)
+            (held, maker), pid = custody.of(owner.inode, owner.uid, place.identity)
             name = holder.place(holder.group_of_process(pid))
             whose = "the host's" if held == OF_THE_HOST else "a container's"
             self._steps.append(f"held by process {pid}, {whose}" + (f", in {name}" if name else ""))

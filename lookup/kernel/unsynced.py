@@ -82,6 +82,10 @@ class _Function(_ctypes.CFuncPtr):
     _restype_ = _Number
 
 
+#: Those of the C library that were called, by name.
+_functions: dict[str, _Function] = {}
+
+
 def identity(path: str, folder: int = _AT_FDCWD) -> tuple[int, int, int]:
     """Return what tells a file from every other one that is there at the time.
 
@@ -135,29 +139,44 @@ def content(path: str, most: int) -> tuple[bytes, os.stat_result]:
 def has_capabilities() -> bool:
     """Say whether this thread has any capability in effect, as far as that can be told (capget(2))."""
     header = _CAPABILITIES.to_bytes(4, sys.byteorder) + bytes(4)
-    found = (_Octet * _CAPABILITIES_OCTETS)()
-    return bool(_called("capget")(header, found)) or any(any(bytes(found)[word]) for word in _EFFECTIVE)
+    found = room(_CAPABILITIES_OCTETS)
+    return bool(function("capget")(header, found)) or any(any(bytes(found)[word]) for word in _EFFECTIVE)
 
 
 def _opened(path: str) -> int:
     """Return a descriptor that names a file, which its file system has not been told of (O_PATH, openat2(2))."""
     how = b"".join(number.to_bytes(8, sys.byteorder) for number in (os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_CACHED))
-    fd = _called("syscall")(_OPENAT2, _AT_FDCWD, os.fsencode(path), how, len(how))
+    fd = function("syscall")(_OPENAT2, _AT_FDCWD, os.fsencode(path), how, len(how))
     if fd < 0:
         raise _error(path)
     return fd
 
 
 def _statx(folder: int, path: str, flags: int) -> Status:
-    found = (_Octet * _STATX_OCTETS)()
-    if _called("statx")(folder, os.fsencode(path), flags | _AT_STATX_DONT_SYNC, _WANTED, found):
+    found = room(_STATX_OCTETS)
+    if function("statx")(folder, os.fsencode(path), flags | _AT_STATX_DONT_SYNC, _WANTED, found):
         raise _error(path)
     return Status(bytes(found))
 
 
-def _called(name: str) -> Callable[..., int]:
+def function(name: str) -> Callable[..., int]:
     """Return a function of the C library. :raises OSError: it has none of that name."""
-    return _Function(_ctypes.dlsym(_ctypes.dlopen(None, 0), name))  # type: ignore[arg-type]  # see dlopen(3)
+    found = _functions.get(name)
+    if found is None:
+        found = _functions[name] = _Function(_ctypes.dlsym(_ctypes.dlopen(None, 0), name))  # type: ignore[arg-type]  # see dlopen(3)
+    return found
+
+
+def room(octets: int) -> _ctypes.Array[_Octet]:
+    """Return octets for a function of the C library to fill, which ``bytes`` then reads."""
+    return (_Octet * octets)()
+
+
+def checked(name: str, *arguments: object) -> None:
+    """Call a function of the C library that returns 0. :raises OSError: it does not, or there is none."""
+    if function(name)(*arguments):
+        number = _ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _error(path: str) -> OSError:
