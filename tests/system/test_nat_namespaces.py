@@ -201,7 +201,10 @@ def test_500_of_them(judged: Judged) -> None:
     """
     gateway, named = judged.gateway, f"USERID:UNIX:{judged.user.pw_name}"
     with many(judged), contextlib.ExitStack() as stack:
-        stack.enter_context(judged.masqueraded(judged.user.pw_uid, image=False))
+        stack.enter_context(gateway.translating(MASQUERADING.format(OUTSIDE)))
+        stack.enter_context(judged.living("behind", gateway.here, judged.user.pw_uid, image=False))
+        # A port of its own: conntrack may still have what went through the container on the usual one.
+        judged.dials("behind", gateway.THERE, gateway.HERE, port=REAL + 5)
         for form in FORMS:
             assert judged.asked(form, (OUTSIDE, FAR), "-m") == named, judged.log
         ip("rule", "add", "fwmark", "77", "table", "main", namespace=gateway.gate)

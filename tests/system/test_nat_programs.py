@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers.askers import FORMS
@@ -73,7 +73,7 @@ class Programs:
         user, home = judged.user, folder / "users"
         home.mkdir()
         os.chown(home, user.pw_uid, user.pw_gid)
-        self.as_user = {
+        self.as_user: dict[str, Any] = {
             "user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "cwd": str(home),
             "env": {"HOME": str(home), "XDG_RUNTIME_DIR": str(home), "PATH": os.environ["PATH"]},
         }  # fmt: skip
