@@ -47,7 +47,8 @@ def company(clean: Container) -> Iterator[Container]:
     clean.run("cat > /etc/sssd/sssd.conf; chmod 600 /etc/sssd/sssd.conf", given=_CONFIGURATION)
     clean.run("mkdir -p /var/lib/extrausers; cat > /var/lib/extrausers/passwd", given=_PASSWD)
     clean.run("touch /var/lib/extrausers/group /var/lib/extrausers/shadow")
-    clean.run("sed -i 's/^passwd:.*/passwd: files sss systemd/' /etc/nsswitch.conf; systemctl restart sssd || { cat /var/log/sssd/*; exit 1; }")
+    clean.run("sed -i 's/^passwd:.*/passwd: files sss systemd/' /etc/nsswitch.conf")
+    clean.run("systemctl restart sssd || { cat /var/log/sssd/*; exit 1; }")
     clean.run("for n in 1 2 3 4 5 6 7 8 9; do getent passwd s-anna && break; sleep 1; done")
     assert clean.run("getent -s files passwd s-anna", check=False) == ""
     for user in ("s-anna", "s-hides"):
