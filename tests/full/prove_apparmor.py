@@ -57,9 +57,14 @@ def confined() -> list[str]:
 
 
 def denied() -> list[str]:
-    """Return what the kernel has denied: the profile, the operation and the path."""
-    found = re.findall(r'apparmor="DENIED" operation="(\S+)".* profile="(\S+)" name="(\S+)"', told("dmesg"))
-    return sorted({f"{profile}: {operation} {name}" for operation, profile, name in found})
+    """Return what the kernel has denied identd: each operation, and the file, capability or family it was about."""
+    found = set()
+    for line in told("dmesg").splitlines():
+        fields = dict(re.findall(r'(\w+)="?([^"\s]*)', line))
+        if fields.get("apparmor") in ("DENIED", "AUDIT") and fields.get("profile") == "identserver":
+            about = (fields.get(key) for key in ("name", "capname", "family", "peer", "requested_mask"))
+            found.add(" ".join(filter(None, (fields["operation"], *about))))
+    return sorted(found)
 
 
 def main() -> None:

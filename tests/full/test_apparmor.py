@@ -95,7 +95,7 @@ def test_the_profile_is_enforced(proof: dict[str, Any]) -> None:
     for form in ("single", "warm"):
         assert proof[f"{form} confined"]
         assert set(proof[f"{form} confined"]) == {"identserver (enforce)"}
-    assert "identserver: open /etc/shadow" in proof["denied afterwards"]
+    assert "open /etc/shadow r" in proof["denied afterwards"]
 
 
 @pytest.mark.parametrize("form", ["single", "warm"])
