@@ -14,12 +14,13 @@ from .wire import NO_UID, OF_A_CONTAINER, OF_THE_HOST
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Iterable, Iterator
 
     #: Who holds a socket, and the owner of their user namespace (see `wire.Found`).
     Custody = tuple[int, int]
 
-_NS_GET_OWNER_UID = 0xB704  # ioctl_ns(2)
+_NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB701, 0xB702, 0xB704  # ioctl_ns(2)
 
 
 class Changing(IdentError):
@@ -200,14 +201,40 @@ def _still_holds(process: int, wanted: str) -> bool:
 
 
 def _maker(process: int) -> int:
-    """Return who owns a process' user namespace. :raises OSError: see `_custody`."""
+    """Return who owns a process' user namespace; `NO_UID`: it is in a container of somebody else's.
+
+    There, a user of the image's may make user namespaces too. No process ever leaves the pid namespaces around its own.
+
+    :raises OSError: see `_custody`.
+    """
+    maker = _owner(os.open("ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process))
+    outermost = os.stat("/proc/1/ns/pid")
+    fd = os.open("ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
+    try:
+        while not os.path.samestat(os.fstat(fd), outermost):
+            if _owner(_ioctl(fd, _NS_GET_USERNS)) != maker:
+                return NO_UID
+            around = _ioctl(fd, _NS_GET_PARENT)
+            os.close(fd)
+            fd = around
+    finally:
+        os.close(fd)
+    return maker
+
+
+def _owner(fd: int) -> int:
+    """Return who owns a user namespace, and close it."""
     from array import array
-    from fcntl import ioctl
 
     owner = array("I", [NO_UID])
-    fd = os.open("ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
     try:
-        ioctl(fd, _NS_GET_OWNER_UID, owner)
+        _ioctl(fd, _NS_GET_OWNER_UID, owner)
     finally:
         os.close(fd)
     return owner[0]
+
+
+def _ioctl(fd: int, request: int, argument: array[int] | int = 0) -> int:
+    from fcntl import ioctl
+
+    return ioctl(fd, request, argument)

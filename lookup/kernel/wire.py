@@ -80,7 +80,8 @@ class Found:
 
     For `HERE`, `INSIDE` and `NOT_ACCEPTED`: ``uid``, ``inode``, ``state``, ``device`` as `Owner` has them; for
     `INSIDE`: ``held``, who holds it (see `UNASKED`); ``maker``: the uid that owns the holders' user namespace, where
-    that is not the host's, else `NO_UID`; ``place``: the container, as text, or ``""``.
+    that is neither the host's nor one in somebody else's container, else `NO_UID`; ``place``: the container, as text,
+    or ``""``.
 
     ``steps``: how it was found, a text each, for people.
     """

@@ -24,7 +24,7 @@ from helpers.warm import until_it_serves
 
 if TYPE_CHECKING:
     import pwd
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 #: Of the connections that are asked about: behind, at the far end, and where the judged host masquerades them, outside.
 REAL, FAR, OUTSIDE = 40000, 6667, 50123
@@ -46,11 +46,15 @@ subprocess.run(["mount", "--bind", str(folder / "subuid"), "/etc/subuid"], check
 None
 """
 
-#: Has one who was root become another user, perhaps of a container: with another root directory.
-_BECOME = """
+#: Gives one who may another root directory.
+_MOVE = """
 if root:
     os.chroot(root)
     os.chdir("/")
+"""
+
+#: Has one who was root become another user, perhaps of a container.
+_BECOME = f"""{_MOVE}
 os.setgroups([])
 os.setgid(NOBODY)
 os.setuid(uid)
@@ -59,13 +63,20 @@ checked(libc.prctl(4, 1, 0, 0, 0))
 
 
 #: Has one who was root become a user in a user namespace of their own, with another root directory.
-_BECOME_ROOTLESS = """
+_BECOME_ROOTLESS = f"""
 checked(libc.setresuid(uid, uid, uid))
 checked(libc.prctl(4, 1, 0, 0, 0))
 leave_user_namespace(0, uid, 1)
-os.chroot(root)
-os.chdir("/")
+{_MOVE}
 """
+
+
+#: By whose it is: how a pid namespace is made for a command.
+_PIDS = {
+    "root": "unshare --pid --fork --kill-child",
+    "user": "setpriv --reuid {0} --clear-groups unshare --user --map-root-user --pid --fork --kill-child",
+    "inner": "unshare --user --map-root-user --pid --fork --kill-child",
+}
 
 
 class Judged:
@@ -89,19 +100,27 @@ class Judged:
     @contextlib.contextmanager
     def living(
         self, name: str, namespace: str, uid: int, *, image: bool = True, mapped: bool = False, binds: bool = False,
+        pids: Sequence[str] = (),
     ) -> Iterator[None]:  # fmt: skip
         """Have a process live in a network namespace.
 
         :param image: whether it has a root directory of its own. :param mapped: whether it has a user namespace of its
-            own, which maps root to it. :param binds: whether it may bind low ports.
+            own, which maps root to it. :param binds: whether it may bind low ports. :param pids: the pid namespaces that
+            it lives in, by whose they are, outermost first ("user" and "inner" come with a user namespace).
         """
         if binds:
             self.host.tell(
                 "with inside(place): pathlib.Path('/proc/sys/net/ipv4/ip_unprivileged_port_start').write_text('0')",
                 place=self.path(namespace),
             )
-        self.host.tell(f"people[{name!r}] = Person(0, namespace)", namespace=self.path(namespace))
-        become = _BECOME_ROOTLESS if mapped else _BECOME
+        words = [word for whose in pids for word in _PIDS[whose].format(uid).split()]
+        # Who has a user namespace of their own can't enter the network namespace from there.
+        enter = [program("nsenter"), f"--net=/run/netns/{self.path(namespace)}"] if pids else []
+        self.host.tell(
+            f"people[{name!r}] = Person(0, namespace, within)",
+            namespace="" if pids else self.path(namespace), within=[*enter, *words],
+        )  # fmt: skip
+        become = _BECOME_ROOTLESS if mapped else _MOVE if "user" in pids else _BECOME
         values = {"uid": uid, "root": str(self._folder / "root") if image else ""}
         try:
             self.within(name, become, **values)
@@ -127,7 +146,7 @@ class Judged:
 
     @contextlib.contextmanager
     def masqueraded(
-        self, uid: int, outside: int = OUTSIDE, there: str = "", source: str = "", **living: bool
+        self, uid: int, outside: int = OUTSIDE, there: str = "", source: str = "", **living: Any
     ) -> Iterator[None]:
         """Somebody behind, called behind, has a connection, which this host masquerades.
 

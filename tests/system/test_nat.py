@@ -89,10 +89,19 @@ def test_a_range_of_uids(judged: Judged, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_rootless_container(judged: Judged, form: str) -> None:
+@pytest.mark.parametrize("pids", [(), ("user",), ("user", "inner")], ids="-".join)
+def test_a_rootless_container(judged: Judged, form: str, pids: tuple[str, ...]) -> None:
     """A user namespace that is of the very user whose uid the socket has: that user."""
-    with judged.masqueraded(judged.user.pw_uid, mapped=True):
+    with judged.masqueraded(judged.user.pw_uid, mapped="user" not in pids, pids=pids):
         assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:UNIX:{judged.user.pw_name}", judged.log
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("pids", [("root",), ("root", "user")], ids="-".join)
+def test_an_images_user_namespace(judged: Judged, form: str, pids: tuple[str, ...]) -> None:
+    """In a container of root's, a user of the image's makes a user namespace: never the host's user with that uid."""
+    with judged.masqueraded(judged.user.pw_uid, mapped="user" not in pids, pids=pids):
+        assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:OTHER:{judged.user.pw_uid}", judged.log
 
 
 @pytest.mark.parametrize("form", FORMS)

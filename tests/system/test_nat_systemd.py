@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from typing import TYPE_CHECKING
@@ -44,10 +45,14 @@ table inet identd {
 END
 """
 
+#: From which ports is asked: below those that the kernel hands out, and each but once. Where another connection has
+#: ended by which conntrack knows the pair of ports still, it gives a translated one yet another port.
+PORTS = itertools.count(20000)
+
 #: Asks identd about the very connection by which it is asked, as identd sees it, and prints the reply.
 ASK = """
 import socket, sys
-with socket.create_connection((sys.argv[1], int(sys.argv[2])), 20) as client:
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 20, ("", int(sys.argv[3]))) as client:
     client.sendall(b"%d,113\\r\\n" % client.getsockname()[1])
     print(b"".join(iter(lambda: client.recv(9999), b"")).decode().strip().partition(":")[2])
 """
@@ -97,7 +102,8 @@ def installed(net: Container, drop_in: str, form: str) -> None:
 
 def asked(net: Container, *words: str, place: str = "") -> str:
     """Have a user ask; return the reply without the ports."""
-    return net.run(f"{place} setpriv --reuid=identd-anna --clear-groups {PYTHON} - {' '.join(words)}", given=ASK)
+    command = f"{PYTHON} - {' '.join(words)} {next(PORTS)}"
+    return net.run(f"{place} setpriv --reuid=identd-anna --clear-groups {command}", given=ASK)
 
 
 def checked(net: Container) -> int:
