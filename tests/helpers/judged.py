@@ -104,9 +104,10 @@ class Judged:
     ) -> Iterator[None]:  # fmt: skip
         """Have a process live in a network namespace.
 
-        :param image: whether it has a root directory of its own. :param mapped: whether it has a user namespace of its
-            own, which maps root to it. :param binds: whether it may bind low ports. :param pids: the pid namespaces that
-            it lives in, by whose they are, outermost first ("user" and "inner" come with a user namespace).
+        :param image: whether it has a root directory of its own. :param mapped: whether it has a user namespace of
+            its own, which maps root to it. :param binds: whether it may bind low ports. :param pids: the pid
+            namespaces that it lives in, by whose they are, outermost first ("user" and "inner" come with a user
+            namespace).
         """
         if binds:
             self.host.tell(
