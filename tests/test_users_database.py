@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lookup.users import database, names, services
+from lookup.users import database, names, services, userdb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,18 +56,40 @@ def test_where_uids_are_read_from(
     assert database.uids(wanted) == {**dict.fromkeys(wanted), b"identd-a": 4001 if reads else None}
 
 
-@pytest.mark.parametrize(("line", "asked"), [("files systemd", []), ("files ldap", [b"4001"])])
-def test_thousands_of_uids_are_not_asked_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, asked: list[bytes]
+@pytest.mark.parametrize(
+    ("line", "there", "asked"),
+    [
+        ("files", "", []),
+        ("files systemd", "", ["foreign-1"]),
+        ("files systemd", "services/io.systemd.Multiplexer", ["foreign-1"]),
+        ("files systemd", "services/io.systemd.DynamicUser", ["alice", "b-2", "foreign-1"]),
+        ("files systemd", "userdb/carol.user", ["alice", "b-2", "foreign-1"]),
+        ("files systemd", "booted", ["alice", "b-2", "foreign-1"]),
+        ("files ldap", "", ["4001", "alice", "b-2", "foreign-1"]),
+    ],
+)
+def test_thousands_are_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, there: str, asked: list[str]
 ) -> None:
-    """A name of digits is asked for only where somebody may have it."""
+    """A name that is not in the file, and a uid in decimal, is asked for only where somebody may have it."""
     (tmp_path / "nsswitch.conf").write_text(f"passwd: {line}\n")
     monkeypatch.setattr(services, "NSSWITCH", str(tmp_path / "nsswitch.conf"))
+    monkeypatch.setattr(userdb, "_SERVICES", str(tmp_path / "services"))
+    monkeypatch.setattr(userdb, "_FOLDERS", (str(tmp_path / "userdb"),))
+    monkeypatch.setattr(userdb, "_BOOTED", str(tmp_path / "booted"))
+    if there:
+        (tmp_path / there).parent.mkdir(exist_ok=True)
+        (tmp_path / there).touch()
     questions: list[bytes] = []
     monkeypatch.setattr(database, "uid_of", questions.append)
-    found = database.uids([b"root", b"4001", b"identd-a", b"identd-b"])
-    assert found == {b"root": 0, b"4001": None, b"identd-a": None, b"identd-b": None}
-    assert sorted(questions) == sorted([*asked, b"identd-a", b"identd-b"])
+    wanted = [b"root", b"4001", b"alice", b"b-2", b"foreign-1"]
+    assert database.uids(wanted) == {**dict.fromkeys(wanted), b"root": 0}
+    assert sorted(questions) == [name.encode() for name in asked]
+    # Another C library may ask a daemon that no file names.
+    questions.clear()
+    monkeypatch.setattr(services, "is_glibc", lambda: False)
+    assert database.uids(wanted) == {**dict.fromkeys(wanted), b"root": 0}
+    assert sorted(questions) == sorted(wanted[1:])
 
 
 def test_compat_entries_are_left_to_the_name_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lookup.config import words
@@ -177,10 +177,12 @@ def test_tokens_are_what_the_expression_takes(data: bytes, bounds: st.DataObject
 
 
 @given(data=st.lists(st.one_of(_PIECES, st.binary(max_size=3)), max_size=40).map(b"".join))
+@example(data=words.BYTE_ORDER_MARK + b"a")
 def test_places_are_where_the_expression_finds_them(data: bytes) -> None:
     """Each token's line and column are those of where the expression begins to take it."""
     taken = words.Words(data, "f")
-    found = [match for match in re.compile(words.TOKEN).finditer(data) if match[1]]
+    begin = len(words.BYTE_ORDER_MARK) if data.startswith(words.BYTE_ORDER_MARK) else 0
+    found = [match for match in re.compile(words.TOKEN).finditer(data, begin) if match[1]]
     starts = [match.start(1) for match in found if not match[1].startswith((b"#", b"/*"))]
     places = [(data.count(b"\n", 0, start) + 1, start - data.rfind(b"\n", 0, start)) for start in starts]
     assert [taken.place(index) for index in range(len(taken.tokens) - 1)] == places

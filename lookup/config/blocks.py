@@ -265,38 +265,68 @@ class UserBlock(_Placed):
         self.statement = statement
 
 
+class Model:
+    """A user's block that was read, for others that say the same: of thousands of them, one decides.
+
+    ``pattern``: its words, ``b""`` in place of the name and of what may differ; ``free``: where the latter are.
+    """
+
+    __slots__ = ("_ranges", "free", "pattern")
+
+    def __init__(self, section: Section, pattern: list[bytes]) -> None:
+        """:param pattern: the words of the block: what may differ in it, the replies that it forces, is taken out."""
+        forced = [block.force for block in section.ranges if block.force is not None and block.force.kind == "reply"]
+        begin = section.at - 1
+        self._ranges = [(block, block.at - section.at) for block in section.ranges]
+        # They come after the words "force" and "reply".
+        self.free = [one.at - begin + 2 + number for one in forced for number in range(len(one.arguments))]
+        self.pattern = pattern
+        for at in (1, *self.free):
+            pattern[at] = b""
+
+    def ranges_at(self, at: int, words: Words) -> list[Range]:
+        """Return the ranges of a block that says the same. :param at: the index of its name."""
+        return [self._range(block, at + offset, words) for block, offset in self._ranges]
+
+    def _range(self, model: Range, at: int, words: Words) -> Range:
+        force = model.force
+        if force is not None:
+            begin = at + force.at - model.at
+            arguments = force.arguments
+            if force.kind == "reply":
+                arguments = tuple(words.text(begin + 2 + number) for number in range(len(arguments)))
+            force = Statement(force.kind, arguments, words, begin)
+        return Range(model.where, model.capabilities, force, words, at, model.instead)
+
+
 class Section(_Placed):
     """One user's block of the system file: the ``name`` after ``user``, and its ``ranges``.
 
     ``number``: the uid that the name is in decimal, which counts where it is nobody's login name; -1: it is none.
     """
 
-    __slots__ = ("_alike", "_ranges", "name", "number")
+    __slots__ = ("_model", "_ranges", "name", "number")
 
     def __init__(
-        self, name: bytes, number: int, ranges: list[Range] | None, words: Words, at: int,
-        alike: tuple[Where, frozenset[str], Statement | None] | None = None,
-    ) -> None:  # fmt: skip
-        """:param alike: in place of the ranges what the only one comes to, which forces nothing: of thousands of blocks
-        that say the same, one decides.
-        """
+        self, name: bytes, number: int, ranges: list[Range] | None, words: Words, at: int, model: Model | None = None
+    ) -> None:
+        """:param model: in place of the ranges: the block that says the same."""
         self._words, self._line, self.at = words, 0, at
         self.name = name
         self.number = number
         self._ranges = ranges
-        self._alike = alike
+        self._model = model
 
     @property
     def ranges(self) -> list[Range]:
         if self._ranges is None:
-            assert self._alike is not None
-            where, capabilities, instead = self._alike
-            # It begins after the brace that follows the name.
-            self._ranges = [Range(where, capabilities, None, self._words, self.at + 2, instead)]  # type: ignore[arg-type]
+            assert self._model is not None
+            self._ranges = self._model.ranges_at(self.at, self._words)  # type: ignore[arg-type]
         return self._ranges
 
     def __getstate__(self) -> dict[str, object]:
         assert self.ranges  # whose places are found while the words are here
+        self._model = None
         return super().__getstate__()
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 from ..connection import ConfigError, Unknown
 from ..users import database
 from ..users.names import LAST_UID
-from .blocks import EVERYWHERE, Range, Section, System, UserBlock
+from .blocks import EVERYWHERE, Model, Range, Section, System, UserBlock
 from .names import Resolver
 from .parser import BLOCKS, CAPABILITIES, DEFAULTS, NEW, NO_STRINGS, STATEMENTS, Parser
 from .words import BYTE_ORDER_MARK, Notice, shown
@@ -36,7 +36,7 @@ TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .blocks import Statement, Uids, Where
+    from .blocks import Statement, Uids
     from .names import Names
 
     AskUids = Callable[[Iterable[bytes]], Uids]
@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 #: Replies in one line of the system file; oidentd refuses more.
 MAX_FORCED_REPLIES = 255
 
-#: User blocks that are compared with one that was read before, all at once.
-_TOGETHER = 64
+#: User blocks that are compared with one that was read before, all at once; and the words after the name that tell with
+#: which one ("{ default { allow spoof"): none of them is a reply.
+_TOGETHER, _TELLING = 64, 5
 
 _SPOOF, _SPOOF_MORE = CAPABILITIES[b"spoof"], CAPABILITIES[b"spoof_all"] | CAPABILITIES[b"spoof_privport"]
 _PSEUDONYM = CAPABILITIES[b"pseudonym"]
@@ -181,9 +182,8 @@ class _SystemFile(Parser):
         self.instead: Statement | None = None
         self.default_at = -1
         self.sets: dict[int, frozenset[str]] = {}
-        self.known: dict[tuple[object, ...], tuple[Where, frozenset[str]]] = {}
-        #: What the last user block comes to, where it is kept.
-        self.alike: tuple[Where, frozenset[str]] | None = None
+        #: User blocks by the words after the name, of which the last one that begins with these is kept.
+        self.models: dict[tuple[bytes, ...], Model] = {}
 
     def parse(self, uids: AskUids) -> System:
         try:
@@ -226,69 +226,64 @@ class _SystemFile(Parser):
         self.notices.append(self.system.missing[-1])
 
     def user_block(self) -> None:
+        begin = self.at
+        model = self.models.get(self.beginning())
+        if model is not None and self.takes_alike(model):
+            return
         self.at += 1
         at, number = self.at, -1
         name = self.string("a login name or a uid")
-        if not _is_plain(name):
+        if name.isdigit() or not _is_plain(name):
             name = name.partition(b"\0")[0]
             number = number_of(name)
             if number < 0 and is_any_number(name):
                 self.words.fail(at, f"a login name or a uid expected, not {shown(self.tokens[at])}")
-        self.system.sections.append(Section(name, number, self.user_ranges(at + 1), self.words, at))
-        if self.alike is not None:
-            self.blocks_alike(self.tokens[at + 1 : self.at], *self.alike)
-
-    def user_ranges(self, begin: int) -> list[Range]:
-        """Take the ranges of a user block. Thousands of blocks often say the same, so what one says is kept.
-
-        A single range is kept, if it forces nothing (a statement has its own place) and is not worth a notice.
-        """
-        self.alike = None
-        try:
-            end = self.tokens.index(b"}", begin) + 2
-        except ValueError:
-            return self.ranges(False)
-        if self.takes_each:
-            return self.ranges(False)
-        text = self.inherited, self.instead, *self.tokens[begin:end]
-        self.alike = self.known.get(text)
-        if self.alike is not None:
-            self.at = end
-            return [Range(*self.alike, None, self.words, begin + 1, self.instead)]
         noticed = len(self.notices)
-        ranges = self.ranges(False)
-        one = ranges[0]
-        alike = one.force is None and b"force" not in text and one.instead is self.instead
-        if self.at == end and alike and len(self.notices) == noticed:
-            self.alike = self.known[text] = one.where, one.capabilities
-        return ranges
+        section = Section(name, number, self.ranges(False), self.words, at)
+        self.system.sections.append(section)
+        # Each that is worth a notice has one of its own.
+        if len(self.notices) == noticed and not self.takes_each:
+            end, self.at = self.at, begin
+            self.models[self.beginning()] = Model(section, self.tokens[begin:end])
+            self.at = end
 
-    def blocks_alike(self, block: list[bytes], where: Where, capabilities: frozenset[str]) -> None:
-        """Take the user blocks that follow at once and say the same, word for word, as far as their names are plain.
+    def beginning(self) -> tuple[bytes, ...]:
+        """Return the words by which the user block that begins here is told from others."""
+        return tuple(self.tokens[self.at + 2 : self.at + 2 + _TELLING])
 
-        :param block: the words after the name; :param where, capabilities: what they come to (`user_ranges`).
-        """
-        alike, size, together = (where, capabilities, self.instead), len(block) + 2, 1
+    def takes_alike(self, model: Model) -> bool:
+        """Take the user blocks that come here and say the same as one that was read; return whether there was one."""
+        size, together, none = len(model.pattern), 1, self.at
         while True:
-            names = self.names_alike(block, together)
-            if not names and together == 1:
-                return
+            names = self.names_alike(model, together)
             at = self.at + 1
             for name in names:
-                self.system.sections.append(Section(name, -1, None, self.words, at, alike))
+                number = int(name) if name.isdigit() else -1
+                self.system.sections.append(Section(name, number, None, self.words, at, model))
                 at += size
             self.at = at - 1
+            if not names and together == 1:
+                return self.at != none
             together = min(2 * together, _TOGETHER) if names else 1
 
-    def names_alike(self, block: list[bytes], together: int) -> list[bytes]:
+    def names_alike(self, model: Model, together: int) -> list[bytes]:
         """Return the names in the next so many blocks, if each is a user's, says the same, and has a plain name."""
-        size = len(block) + 2
+        size = len(model.pattern)
         words = self.tokens[self.at : self.at + size * together]
         names = words[1::size]
         words[1::size] = [b""] * len(names)
-        if words != [b"user", b"", *block] * together:
+        replies = []
+        for at in model.free:
+            found = words[at::size]
+            words[at::size] = [b""] * len(found)
+            replies += found
+        if words != model.pattern * together or not all(map(_is_text, replies)):
             return []
-        return names if all(map(_is_plain, names)) and NO_STRINGS.isdisjoint(map(bytes.lower, names)) else []
+        if not all(map(bytes.isalnum, names)) or not NO_STRINGS.isdisjoint(map(bytes.lower, names)):
+            if not all(map(_is_text, names)):
+                return []
+            names = [name.strip(b'"') for name in names]
+        return names if all(map(_is_plain, names)) else []
 
     def default_block(self) -> None:
         at, before = self.at, self.inherited
@@ -298,6 +293,7 @@ class _SystemFile(Parser):
             reason = "a second default block: the ranges of the first, at line {line}, don't count any more"
             self.notice(at, reason, self.default_at)
         self.default_at = at
+        self.models.clear()  # they have inherited something else
         if self.system.sections and self.inherited & ~before:
             self.notice(at, "the user blocks above this default block inherit nothing from it")
 
@@ -385,8 +381,17 @@ class _SystemFile(Parser):
 
 
 def _is_plain(name: bytes) -> bool:
-    """Return whether a name is letters and digits, and no uid. Of thousands of blocks, most are for such names."""
-    return name.isalnum() and not name.isdigit()
+    """Return whether a name surely has one meaning: letters and digits, "-", "_", and "."; or a uid of few digits."""
+    if name.isalnum():
+        return len(name) < 10 or not name.isdigit()
+    return name[:1] not in (b"+", b"-") and name.translate(None, b"-_.").isalnum()
+
+
+def _is_text(token: bytes) -> bool:
+    """Return whether a token surely is a `STRING` that stands for itself, perhaps in quotes."""
+    if token[:1] == b'"':
+        return len(token) > 1 and token[-1:] == b'"' and b"\\" not in token and b"\0" not in token
+    return token.isalnum() and token.lower() not in NO_STRINGS
 
 
 def number_of(text: bytes) -> int:

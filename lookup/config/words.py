@@ -42,6 +42,8 @@ TOKEN = (
 )
 _BLANKS = b" \t\r\n"
 _AFTER_A_WORD = b" \t\r\n{}"
+#: Nothing, too: where a part begins, and between two strings.
+_BEFORE_A_WORD = (b"", b" ", b"\t", b"\r", b"\n", b"{", b"}")
 
 # escape = "\" ( 1*3( "0"-"7" ) / ( "x" / "X" ) 1*2HEXDIG / any octet but LF )
 ESCAPE = rb"\\(?:([0-7]{1,3})|[xX]([0-9A-Fa-f]{1,2})|(?s:(.)))"
@@ -219,16 +221,17 @@ def _is_string(token: bytes) -> bool:
 
 def tokens(data: bytes, begin: int, end: int) -> list[bytes]:
     """Return the tokens of a part of a file, comments included: what `TOKEN` takes there, up to the end."""
-    found: list[bytes] = []
+    found = _at_once(data[begin:end])
+    if found is not None:
+        return found
+    found = []
     while begin < end:
         line_end = data.find(b"\n", begin, end) + 1 or end
-        # Most lines, and most files, have nothing but words.
-        for stop in (end, line_end):
-            part = data[begin:stop]
-            if not (b'"' in part or b"#" in part or b"/*" in part or b"\v" in part or b"\f" in part):
-                found += part.replace(b"{", b" { ").replace(b"}", b" } ").split()
-                begin = stop
-                break
+        line = _at_once(data[begin:line_end])
+        if line is not None:
+            found += line
+            begin = line_end
+            continue
         while begin < line_end:
             if data[begin] in _BLANKS:
                 begin += 1
@@ -237,6 +240,45 @@ def tokens(data: bytes, begin: int, end: int) -> list[bytes]:
             found.append(data[begin:stop])
             begin = stop
     return found
+
+
+def _at_once(part: bytes) -> list[bytes] | None:
+    """Return the tokens of what has no comments, or lines and nothing but their comments, or strings without escapes.
+
+    None: that is not sure. Most files, and most lines of others, are such.
+    """
+    if b"/*" in part or b"\v" in part or b"\f" in part:
+        return None
+    if b'"' in part:
+        return None if b"#" in part or b"\\" in part else _with_strings(part.split(b'"'))
+    if b"#" not in part:
+        return _without_strings(part)
+    found: list[bytes] = []
+    for line in part.split(b"\n"):
+        words, sign, comment = line.partition(b"#")
+        if sign and words[-1:] not in _BEFORE_A_WORD:
+            return None
+        found += _without_strings(words)
+        if sign:
+            found.append(sign + comment)
+    return found
+
+
+def _with_strings(pieces: list[bytes]) -> list[bytes] | None:
+    """Return the tokens of what is split at each quote; None: a quote is in a word, or a string is broken."""
+    found: list[bytes] = []
+    last = pieces.pop()
+    between = iter(pieces)
+    for words, string in zip(between, between):
+        if words[-1:] not in _BEFORE_A_WORD or b"\n" in string:
+            return None
+        found += _without_strings(words)
+        found.append(b'"%b"' % string)
+    return None if len(pieces) % 2 else found + _without_strings(last)
+
+
+def _without_strings(part: bytes) -> list[bytes]:
+    return part.replace(b"{", b" { ").replace(b"}", b" } ").split()
 
 
 def _token_end(data: bytes, begin: int, end: int) -> int:

@@ -43,13 +43,28 @@ def _listed(wanted: set[bytes]) -> dict[bytes, int | Unknown | None]:
     if entries is None:
         return found
     found.update(entries)
-    # Thousands of blocks may be for uids in decimal, and nss-systemd(8) has no such names.
-    if data and set(asked) <= {b"files", b"compat", b"systemd"}:
-        numbers = [name for name in wanted if name.isdigit() and name not in found]
+    if data and services.is_glibc() and set(asked) <= {b"files", b"compat", b"systemd"}:
+        absent = wanted - found.keys()
+        if b"systemd" in asked and absent:
+            absent = _unknown_to_systemd(absent)
         # An entry that was not understood here may be such a name's.
-        begun = {line.partition(b":")[0].strip(b" \t") for line in data.split(b"\n")} if numbers else set()
-        found.update((name, None) for name in numbers if name not in begun)
+        begun = {line.partition(b":")[0].strip(b" \t") for line in data.split(b"\n")} if absent else set()
+        found.update(dict.fromkeys(absent - begun))
     return found
+
+
+def _unknown_to_systemd(names: set[bytes]) -> set[bytes]:
+    """Return those of some names that nss-systemd(8) surely has not, without asking for each of them."""
+    from . import userdb
+
+    try:
+        if userdb.is_empty():
+            return {name for name in names if not userdb.makes_up(name)}
+    except IdentError:
+        # A sandbox: each question says what can't be seen.
+        pass
+    # A uid in decimal is no name of its users.
+    return {name for name in names if name.isdigit()}
 
 
 # As expressions, with which a test compares (`re` takes long to import): names that are included or excluded, as the

@@ -31,7 +31,7 @@ def knows(user: bytes | int) -> bool:
 
     :raises IdentError: one of them could not be asked.
     """
-    if not _is_glibc():
+    if not is_glibc():
         return _musl_knows(user)
     try:
         return any(_service_knows(service, user) for service in listed() if not service.startswith(b"["))
@@ -103,7 +103,8 @@ def connects(path: str) -> None:
         connection.close()
 
 
-def _is_glibc() -> bool:
+def is_glibc() -> bool:
+    """Return whether the C library is the one that reads nsswitch.conf."""
     try:
         return bool(os.confstr("CS_GNU_LIBC_VERSION"))
     except (ValueError, OSError):

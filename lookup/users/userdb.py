@@ -38,6 +38,24 @@ def is_spoken() -> bool:
     return _exists(_SERVICES) or not _exists(_BOOTED)
 
 
+def is_empty() -> bool:
+    """Return whether no service and no file has any user at all: with their library, some hosts have no systemd.
+
+    Such a library has names that it makes up all the same: see `makes_up`.
+
+    :raises IdentError: it can't be seen.
+    """
+    if not is_spoken():
+        return False
+    names = [name for folder in (*_FOLDERS, _SERVICES) for name in _listed(folder) if not name.startswith(".")]
+    return all(name in _PASS_ON for name in names)
+
+
+def makes_up(name: bytes) -> bool:
+    """Return whether the library may know a name that neither a service nor a file has."""
+    return name in (b"root", b"nobody") or name.startswith(b"foreign-")
+
+
 def knows(user: bytes | int) -> bool:
     """Return whether a service or a file knows a login name or a uid. May block as the services do.
 
@@ -48,15 +66,19 @@ def knows(user: bytes | int) -> bool:
     text = user if isinstance(user, bytes) else b"%d" % user
     if any(_exists(f"{folder}/{os.fsdecode(text)}.user") for folder in _FOLDERS):
         return True
+    services = [name for name in _listed(_SERVICES) if name not in _PASS_ON and not name.startswith(".")]
+    return any(_service_knows(name, user) for name in services)
+
+
+def _listed(folder: str) -> list[str]:
     try:
-        services = os.listdir(_SERVICES)
-    except FileNotFoundError:
-        # ENOENT: systemd does not run here.
-        return False
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        # ENOENT, ENOTDIR: systemd does not run here, or nobody has put a file there.
+        return []
     except OSError as error:
         # EACCES: a sandbox. EMFILE, ENFILE: out of descriptors.
-        raise IdentError(f"{_SERVICES} can't be read: {error.strerror}") from None
-    return any(_service_knows(name, user) for name in services if name not in _PASS_ON and not name.startswith("."))
+        raise IdentError(f"{folder} can't be read: {error.strerror}") from None
 
 
 def _may_be_a_name(name: bytes) -> bool:
