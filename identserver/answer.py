@@ -78,8 +78,9 @@ class AnsweringServer(IdentServer):
         #: what is sent may be of the owner's choice, look like the rest of such a line, or be cut off with it.
         self._about, self._note, self._severity = "", "", Log.INFO
         self._why_nobody = why_nobody
-        #: Whom it is about, where that is known.
+        #: Whom it is about, where that is known, and what `_describe` is to be told.
         self._owner: Owner | None = None
+        self._whom: tuple[str, int, Decision | None, str] | None = None
         #: Whether a query was answered.
         self.answered = False
 
@@ -104,7 +105,7 @@ class AnsweringServer(IdentServer):
 
     def lineReceived(self, line: bytes) -> None:
         self._line = line
-        self._owner = None
+        self._owner = self._whom = None
         self._about, self._note, self._severity = "", "", Log.INFO
         if self._log.takes_fields:
             self._fields = ()
@@ -121,7 +122,7 @@ class AnsweringServer(IdentServer):
     def _cbLookup(self, result: Any, sport: int, cport: int) -> None:
         owner = self._owner = getattr(result, "owner", None)
         if owner:
-            self._describe(result.login, owner.uid, result.decision, owner.source)
+            self._whom = result.login, owner.uid, result.decision, owner.source
             if self._log.wants(Log.DEBUG):
                 self._log.write(Log.DEBUG, "; ".join([*owner.steps, f"found {owner!r}"]))
         system, user = result
@@ -136,13 +137,17 @@ class AnsweringServer(IdentServer):
 
     def _ebLookup(self, failure: Any, sport: int | str, cport: int | str) -> None:
         error = failure.value
+        if self._whom is not None:
+            # Their name can't be sent.
+            self._describe(*self._whom)
+            self._whom = None
         self._note = f" ({error.detail})" if getattr(error, "detail", "") else ""
         if isinstance(error, IdentError) and error.identDescription == IdentError.identDescription:
             self._severity = Log.ERROR
         self._owner = getattr(error, "owner", None)
         decision: Any = getattr(error, "decision", None)
         if decision is not None:
-            self._describe(decision.login, error.uid, decision)
+            self._whom = decision.login, error.uid, decision, ""
         elif isinstance(uid := getattr(error, "uid", None), int) and uid >= 0:
             self._about = f"uid {uid}: "
             self._fields = (("IDENT_UID", f"{uid}"),)
@@ -155,7 +160,7 @@ class AnsweringServer(IdentServer):
                 failure = Failure(IdentError(error.detail))
             super()._ebLookup(failure, sport, cport)
 
-    def _describe(self, login: str, uid: int, decision: Decision | None, source: str = "") -> None:
+    def _describe(self, login: str, uid: int, decision: Decision | None, source: str) -> None:
         """Keep for the log who the owner is, and which rule decided. Log what is wrong with their files."""
         who = f"{login}, uid {uid}" if login else f"uid {uid}"
         if self._owner is not None and self._owner.where:
@@ -185,6 +190,9 @@ class AnsweringServer(IdentServer):
     def sendLine(self, line: bytes) -> None:
         super().sendLine(line)
         self.answered = True
+        # The client has its reply.
+        if self._whom is not None:
+            self._describe(*self._whom)
         if self._log.wants(self._severity):
             severity, text = self._severity, f"{self._about}{self.peer} was told {octets(line)}{self._note}"
             fields = self._as_fields(line) if self._log.takes_fields else None

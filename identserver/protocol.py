@@ -64,6 +64,8 @@ def parse_ports(line: bytes) -> tuple[int, int] | None:
 class Endpoint:
     """One end of a connection, as `IdentServer` reads it: ``host`` (text) and ``port``."""
 
+    __slots__ = ("host", "port")
+
     def __init__(self, host: str = "", port: int = 0) -> None:
         self.host = host
         self.port = port
@@ -135,10 +137,22 @@ class IdentServer:
         """Take what the client sent, in any portions. Lines are answered in order, one at a time."""
         if self._done:
             return
+        # One line and nothing else, as most clients send it.
+        if self._waits and 0 < len(data) <= self.MAX_LENGTH and data.find(b"\n") == len(data) - 1:
+            self._taking = True
+            self._take_line(data[:-1])
+            self._taking = False
+            return
         self._buffer += data
         self._take_lines()
         if self._looking_up and len(self._buffer) > MAX_PIPELINED:
             self.invalidQuery()
+
+    @property
+    def _waits(self) -> bool:
+        """Whether the next octet begins a line that is taken at once."""
+        busy = self._buffer or self._looking_up or self._skipping or self._taking
+        return not (busy or getattr(self.transport, "disconnecting", False))
 
     def _take_lines(self) -> None:
         self._taking = True
@@ -154,9 +168,12 @@ class IdentServer:
             if self._skipping:
                 self._skipping = False
                 continue
-            self._done = not self.multi_query
-            self.lineReceived(line[:-1] if line.endswith(b"\r") else line)
+            self._take_line(line)
         self._taking = False
+
+    def _take_line(self, line: bytes) -> None:
+        self._done = not self.multi_query
+        self.lineReceived(line[:-1] if line.endswith(b"\r") else line)
 
     def _too_long(self) -> None:
         line = bytes(self._buffer[: self.MAX_LENGTH])

@@ -122,18 +122,15 @@ class Arrival:
 
     __slots__ = ("bound", "cookie", "socket")
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, cookie: bytes | None = None) -> None:
+        """:param cookie: of the socket that it was accepted from: both are in one namespace. None: it is asked for."""
         self.socket = connection
         try:
             self.bound = connection.getsockopt(_SOL_SOCKET, _SO_BINDTOIFINDEX)
         except OSError:
             # ENOPROTOOPT: before Linux 5.1, or another system. EBADF: it has been closed meanwhile.
             self.bound = 0
-        try:
-            self.cookie = connection.getsockopt(_SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-        except OSError:
-            # ENOPROTOOPT: before Linux 5.14, or another system. EBADF: it has been closed meanwhile.
-            self.cookie = b""
+        self.cookie = cookie_of(connection) if cookie is None else cookie
 
     def device(self) -> int:
         """Return the index of the device that the connection came in by; 0: the kernel does not tell.
@@ -171,7 +168,11 @@ def _index_in(told: bytes, *wanted: int) -> int:
 
 def cookie_of(one: socket.socket) -> bytes:
     """Return which network namespace a socket is in, as the kernel counts them; b"": it does not tell."""
-    return Arrival(one).cookie
+    try:
+        return one.getsockopt(_SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    except OSError:
+        # ENOPROTOOPT: before Linux 5.14, or another system. EBADF: it has been closed meanwhile.
+        return b""
 
 
 def pack(host: str) -> tuple[bytes, int]:

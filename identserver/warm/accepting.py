@@ -7,6 +7,8 @@ import errno
 import functools
 import os
 
+from lookup.connection import cookie_of
+
 from .listeners import BACKLOG
 from .workers import MAX_THREADS
 
@@ -78,15 +80,19 @@ class Acceptor:
         if not self._accepting and not self._stopped:
             self._accepting = True
             for listener in self._listeners:
-                self._loop.when_readable(listener.fileno(), functools.partial(self._accept, listener))
+                accept_from = functools.partial(self._accept, listener, cookie_of(listener))
+                self._loop.when_readable(listener.fileno(), accept_from)
 
     def _accept_no_more(self) -> None:
         self._accepting = False
         for listener in self._listeners:
             self._loop.leave(listener.fileno())
 
-    def _accept(self, listener: socket.socket) -> None:
-        """Accept what waits in a listener's queue, or as much of it as there is room for."""
+    def _accept(self, listener: socket.socket, cookie: bytes) -> None:
+        """Accept what waits in a listener's queue, or as much of it as there is room for.
+
+        :param cookie: the listener's (`lookup.connection.cookie_of`).
+        """
         failed = 0
         for _ in range(ACCEPT_BATCH):
             full = len(self._connections) >= self._limit
@@ -112,7 +118,7 @@ class Acceptor:
             if full:
                 # Only now: before, there may have been no newcomer to make room for.
                 self._make_room(_AT_THE_LIMIT)
-            self._connections.begin(connected, address)
+            self._connections.begin(connected, address, cookie)
         if failed == ACCEPT_BATCH:
             self._pause()  # whatever it is, it is not one connection's
 

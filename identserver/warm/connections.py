@@ -39,20 +39,22 @@ class Connection(Ends):
     """A client of the warm process: the transport that its protocol writes to."""
 
     __slots__ = (
-        "_deadlines", "_log", "_loop", "_lost", "_on_end", "_protocol", "_settling", "_socket", "_unsent", "_watched",
-        "disconnecting",
+        "_cookie", "_deadlines", "_log", "_loop", "_lost", "_on_end", "_protocol", "_settling", "_socket", "_unsent",
+        "_watched", "disconnecting",
     )  # fmt: skip
 
     def __init__(
-        self, connected: socket.socket, address: Any, protocol: AnsweringServer, deadlines: Deadlines,
+        self, connected: socket.socket, address: Any, cookie: bytes, protocol: AnsweringServer, deadlines: Deadlines,
         loop: Loop, log: Log, on_end: Callable[[Connection], object],
     ) -> None:  # fmt: skip
-        """:param address: the client's, as accept() gives it. :param on_end: called once, when the socket is closed.
+        """:param address: the client's, as accept() gives it. :param cookie: the listening socket's (`Arrival`).
+
+        :param on_end: called once, when the socket is closed.
 
         :raises OSError: the client has gone.
         """
         connected.setblocking(False)
-        self._socket = connected
+        self._socket, self._cookie = connected, cookie
         super().__init__(endpoint(asked_name(connected)), endpoint(address))
         self._deadlines, self._loop, self._log, self._on_end = deadlines, loop, log, on_end
         self._unsent = b""
@@ -67,14 +69,17 @@ class Connection(Ends):
     @property
     def arrival(self) -> Arrival:
         """How the query came in."""
-        return Arrival(self._socket)
+        return Arrival(self._socket, self._cookie)
 
     def write(self, data: bytes) -> None:
-        self._settle_later()
-        self._deadlines.query_is_over(self)  # the next query's deadline begins here
         if self._unsent:
             self._unsent += data
-            return
+        else:
+            self._send(data)
+        self._settle_later()
+        self._deadlines.query_is_over(self)  # the next query's deadline begins here
+
+    def _send(self, data: bytes) -> None:
         try:
             if self._protocol.done:
                 # With the last reply goes the end of what we send, in one segment: two take the kernel 17 us more.
@@ -212,6 +217,8 @@ class Connections:
     def __init__(self, new_protocol: Callable[[], AnsweringServer], deadlines: Deadlines, loop: Loop, log: Log) -> None:
         """:param new_protocol: called for each connection."""
         self._new_protocol = new_protocol
+        #: For the next one: made while nobody waits.
+        self._protocol = new_protocol()
         self._given = deadlines, loop, log, self._ended
         self._open: set[Connection] = set()
         self._none_since = time.monotonic()
@@ -220,15 +227,16 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    def begin(self, connected: socket.socket, address: Any) -> None:
-        """Serve a client that was accepted."""
+    def begin(self, connected: socket.socket, address: Any, cookie: bytes) -> None:
+        """Serve a client that was accepted. :param cookie: see `Connection`."""
         try:
-            connection = Connection(connected, address, self._new_protocol(), *self._given)
+            connection = Connection(connected, address, cookie, self._protocol, *self._given)
         except OSError:  # ENOTCONN: it has been reset
             connected.close()
             return
         self._open.add(connection)
         connection.readable()
+        self._protocol = self._new_protocol()
 
     def _ended(self, connection: Connection) -> None:
         self._open.discard(connection)
