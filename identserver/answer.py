@@ -78,7 +78,8 @@ class AnsweringServer(IdentServer):
         #: what is sent may be of the owner's choice, look like the rest of such a line, or be cut off with it.
         self._about, self._note, self._severity = "", "", Log.INFO
         self._why_nobody = why_nobody
-        #: Whom it is about, where that is known, and what `_describe` is to be told.
+        #: Whom it is about, where that is known; and for `_describe`, when the reply is sent: the login name, the uid,
+        #: what decided, who found it.
         self._owner: Owner | None = None
         self._whom: tuple[str, int, Decision | None, str] | None = None
         #: Whether a query was answered.
@@ -137,10 +138,7 @@ class AnsweringServer(IdentServer):
 
     def _ebLookup(self, failure: Any, sport: int | str, cport: int | str) -> None:
         error = failure.value
-        if self._whom is not None:
-            # Their name can't be sent.
-            self._describe(*self._whom)
-            self._whom = None
+        self._describe()  # somebody whose name can't be sent
         self._note = f" ({error.detail})" if getattr(error, "detail", "") else ""
         if isinstance(error, IdentError) and error.identDescription == IdentError.identDescription:
             self._severity = Log.ERROR
@@ -160,8 +158,11 @@ class AnsweringServer(IdentServer):
                 failure = Failure(IdentError(error.detail))
             super()._ebLookup(failure, sport, cport)
 
-    def _describe(self, login: str, uid: int, decision: Decision | None, source: str) -> None:
+    def _describe(self) -> None:
         """Keep for the log who the owner is, and which rule decided. Log what is wrong with their files."""
+        if self._whom is None:
+            return
+        (login, uid, decision, source), self._whom = self._whom, None
         who = f"{login}, uid {uid}" if login else f"uid {uid}"
         if self._owner is not None and self._owner.where:
             who += f", {self._owner.where}"
@@ -185,14 +186,12 @@ class AnsweringServer(IdentServer):
                 self._fields += tuple(("IDENT_RULE", place) for place in at)
 
     def lookup_failed(self, error: BaseException) -> None:
-        log_failure(self._log, error)
+        self._log.failure(error)
 
     def sendLine(self, line: bytes) -> None:
         super().sendLine(line)
         self.answered = True
-        # The client has its reply.
-        if self._whom is not None:
-            self._describe(*self._whom)
+        self._describe()
         if self._log.wants(self._severity):
             severity, text = self._severity, f"{self._about}{self.peer} was told {octets(line)}{self._note}"
             fields = self._as_fields(line) if self._log.takes_fields else None
@@ -253,13 +252,6 @@ def endpoint(address: Any) -> Endpoint:
         except OSError:  # ENXIO: the interface went away; its number still tells it from others
             host = f"{host}%{address[3]}"
     return Endpoint(host, port)
-
-
-def log_failure(log: Log, error: BaseException) -> None:
-    """Log an exception that nobody expected, with its traceback."""
-    import traceback  # 9 ms, and only after a failure
-
-    log.write(Log.ERROR, "".join(traceback.format_exception(type(error), error, error.__traceback__)))
 
 
 def _find_holder(owner: Owner, then: Callable[[str], object]) -> None:

@@ -81,6 +81,12 @@ class Log:
             # ENOSPC, EPIPE, EIO: standard error is full or gone. EMFILE: no socket can be had.
             pass
 
+    def failure(self, error: BaseException) -> None:
+        """Log an exception that nobody expected, with its traceback."""
+        import traceback  # 9 ms, and only after a failure
+
+        self.write(self.ERROR, "".join(traceback.format_exception(type(error), error, error.__traceback__)))
+
     def fail(self, message: str) -> None:
         """Say why the process ends: to whoever started it, and once in the log, where that is another place."""
         self._instead = False

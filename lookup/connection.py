@@ -40,6 +40,10 @@ _IN_TOKENS = dict.fromkeys(character for character in range(ord("!"), ord("~") +
 #: The first 12 octets of an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2).
 MAPPED = bytes(10) + b"\xff\xff"
 
+#: Addresses as `pack` returns them, for as long as there is room: they always mean the same.
+_packed: dict[str, tuple[bytes, int]] = {}
+_MOST_PACKED = 256
+
 #: Interface indexes are 32 bits wide in netlink (struct inet_diag_sockid, linux/inet_diag.h).
 _LARGEST_INDEX = 0xFFFFFFFF
 
@@ -182,6 +186,17 @@ def pack(host: str) -> tuple[bytes, int]:
         An IPv4-mapped IPv6 address is its IPv4 address.
     :raises ValueError: it is not an address, or no interface has the scope's name.
     """
+    found = _packed.get(host)
+    if found is None:
+        found = _pack(host)
+        if "%" not in host:  # which device has a name may change
+            if len(_packed) >= _MOST_PACKED:
+                _packed.clear()
+            _packed[host] = found
+    return found
+
+
+def _pack(host: str) -> tuple[bytes, int]:
     address, percent, scope = host.partition("%")
     try:
         if ":" not in address:

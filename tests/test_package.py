@@ -61,15 +61,24 @@ def test_the_source_distribution_is_whole(tmp_path: Path) -> None:
     assert {name for name in inside - set(names) if not name.startswith("identd.egg-info/")} == {"PKG-INFO"}
 
 
-def test_a_wheel_is_built_alike(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "file", "other"), [("bdist_wheel", "identd-*.whl", 0o022), ("sdist", "identd-*.tar.gz", 0o077)]
+)
+def test_what_is_built_alike(command: str, file: str, other: int, tmp_path: Path) -> None:
     """Two builds of the same files, in different places, at different times, are equal, octet by octet."""
-    built = []
-    for zone in ("UTC-9", "UTC+9"):
+    built: list[tuple[str, bytes]] = []
+    for zone, umask in (("UTC-9", 0o022), ("UTC+9", other)):
         sources = tmp_path / zone / "sources"
-        copy(sources)
-        set_up(sources, "bdist_wheel", "--dist-dir", str(tmp_path / zone), SOURCE_DATE_EPOCH="1700000000", TZ=zone)
-        (wheel,) = (tmp_path / zone).glob("identd-*.whl")
-        built.append((wheel.name, wheel.read_bytes()))
+        before = os.umask(umask)
+        try:
+            names = copy(sources)
+            for name in names:
+                os.utime(sources / name, (umask, 1_600_000_000 + len(built)))
+            set_up(sources, command, "--dist-dir", str(tmp_path / zone), SOURCE_DATE_EPOCH="1700000000", TZ=zone)
+        finally:
+            os.umask(before)
+        (one,) = (tmp_path / zone).glob(file)
+        built.append((one.name, one.read_bytes()))
     assert built[0] == built[1]
 
 

@@ -7,7 +7,7 @@ import functools
 import os
 import time
 
-from ..answer import LINGER_SECONDS, AnsweringServer, keep_key, log_failure
+from ..answer import LINGER_SECONDS, AnsweringServer, keep_key
 from ..log import SEND_AGAIN_SECONDS, Log, say
 from ..privileges import drop_privileges
 from . import reloading
@@ -67,7 +67,7 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
 
     if background:
         log = _go_to_the_background(options, started_us)
-    loop = Loop(lambda error: log_failure(log, error))
+    loop = Loop(log.failure)
     idle = options.idle
     if idle is None:
         idle = 0.0 if options.foreground or background else IDLE_SECONDS

@@ -61,9 +61,6 @@ _NUMBER = struct.Struct("=I")  # both of them
 _SHORTEST_MESSAGE, _SHORTEST_ERROR = _HEADER.size + 72, _HEADER.size + _ERROR.size
 _AF_INET, _AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 
-#: Hosts that are remembered as the kernel has them.
-_MOST_PACKED = 256
-
 #: The inode of the first user namespace, where every uid is what it is (PROC_USER_INIT_INO, linux/proc_ns.h).
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD
 
@@ -145,7 +142,6 @@ class SockDiag:
         self._has_tcp_diag = False
         self._has_every_uid: bool | None = None
         self._cookie: bytes | None = None
-        self._packed: dict[str, tuple[bytes, int]] = {}
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
         except AttributeError:
@@ -171,8 +167,8 @@ class SockDiag:
 
     def find(self, server: Address, client: Address, arrival: Arrival | None = None) -> Owner:
         """See the function `find`."""
-        local, scope = self._packed.get(server[0]) or self._pack(server[0])
-        remote, remote_scope = self._packed.get(client[0]) or self._pack(client[0])
+        local, scope = pack(server[0])
+        remote, remote_scope = pack(client[0])
         if len(local) != len(remote):
             raise NoUser("the two addresses are of different families")
         if arrival is not None:
@@ -200,15 +196,6 @@ class SockDiag:
         if not self._has_every_uid:
             self.check_uid(owners[0].uid)
         return owners[0]
-
-    def _pack(self, host: str) -> tuple[bytes, int]:
-        """Return what `pack` does, and remember it: most queries are about few hosts."""
-        packed = pack(host)
-        if "%" not in host:  # which device has a name may change
-            if len(self._packed) >= _MOST_PACKED:
-                self._packed.clear()
-            self._packed[host] = packed
-        return packed
 
     def _holder(self, ends: Ends, interface: int) -> dict[int, Owner]:
         """Ask for the connection; return the socket found, if there is one, by its cookie.
