@@ -30,6 +30,7 @@ class SourceDistribution(sdist.sdist):
             return entry
 
         name = f"{base_name}.tar.gz"
+        os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
         with (
             open(name, "wb") as file,
             gzip.GzipFile("", "wb", 9, file, int(when)) as zipped,

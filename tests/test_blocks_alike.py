@@ -52,7 +52,7 @@ def outcome(data: bytes, takes_each: bool) -> Any:
             [
                 (
                     one.where.key, one.capabilities, str(one.force), one.force and (one.force.rule, one.force.at),
-                    str(one.instead), one.rule, one.at,
+                    str(one.instead), one.instead and one.instead.rule, one.rule, one.at,
                 )
                 for one in section.ranges
             ],

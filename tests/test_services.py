@@ -41,6 +41,9 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("passwd: files\npasswd: ldap\n", [b"files", b"ldap"]),
         ("group: sss\n", [b"files"]),
         ("", [b"files"]),
+        ("passwd zz files\n", [b"zz", b"files"]),
+        ("passwd\tfiles\n\vpasswd\rzz\n", [b"files", b"zz"]),
+        ("passwd files: zz\npasswdx: y\n", [b"files:", b"zz"]),
     ],
 )
 def test_which_services_there_are(etc: Path, text: str, expected: list[bytes]) -> None:
@@ -97,7 +100,7 @@ def test_another_c_library(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise ValueError("unrecognized configuration name")
 
     monkeypatch.setattr(os, "confstr", fail)
-    monkeypatch.setattr(services, "_MUSL_NSCD", str(etc / "nscd"))
+    monkeypatch.setattr(services, "_NSCD", str(etc / "nscd"))
     (etc / "nsswitch.conf").write_text("passwd: nothing-that-is-read\n")
     assert services.knows(b"root")
     assert not services.knows(b"carol")

@@ -63,6 +63,7 @@ def test_where_uids_are_read_from(
         ("files systemd", "", ["foreign-1"]),
         ("files systemd", "services/io.systemd.Multiplexer", ["foreign-1"]),
         ("files systemd", "services/io.systemd.DynamicUser", ["alice", "b-2", "foreign-1"]),
+        ("files systemd", "userdb/.carol.user", ["alice", "b-2", "foreign-1"]),
         ("files systemd", "userdb/carol.user", ["alice", "b-2", "foreign-1"]),
         ("files systemd", "booted", ["alice", "b-2", "foreign-1"]),
         ("files ldap", "", ["4001", "alice", "b-2", "foreign-1"]),
@@ -90,6 +91,31 @@ def test_thousands_are_not_asked_for(
     monkeypatch.setattr(services, "is_glibc", lambda: False)
     assert database.uids(wanted) == {**dict.fromkeys(wanted), b"root": 0}
     assert sorted(questions) == sorted(wanted[1:])
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [("\ralice:x:1000:1::/:", b"alice"), ("alice\t:x:1000:1::/:", b"alice\t"), ("\v+::::::", b"alice")],
+)
+def test_entries_that_only_the_name_service_understands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, name: bytes
+) -> None:
+    """White space before or behind a name: that name is asked for. And so is each, where a daemon may answer."""
+    (tmp_path / "nsswitch.conf").write_text("passwd: files\n")
+    (tmp_path / "passwd").write_text(f"root:x:0:0::/:\n{line}\n")
+    monkeypatch.setattr(services, "NSSWITCH", str(tmp_path / "nsswitch.conf"))
+    monkeypatch.setattr(services, "PASSWD", str(tmp_path / "passwd"))
+    questions: list[bytes] = []
+    monkeypatch.setattr(database, "uid_of", questions.append)
+    wanted = [b"root", name, b"bob", b"carol"]
+    database.uids(wanted)
+    assert name in questions
+    assert (b"bob" in questions) == ("+" in line)
+    (tmp_path / "nscd").touch()
+    monkeypatch.setattr(services, "_NSCD", str(tmp_path / "nscd"))
+    questions.clear()
+    database.uids(wanted)
+    assert set(questions) >= set(wanted[1:])
 
 
 def test_compat_entries_are_left_to_the_name_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ class Connections:
         """:param new_protocol: called for each connection."""
         self._new_protocol = new_protocol
         #: For the next one: made while nobody waits.
-        self._protocol = new_protocol()
+        self._protocol: AnsweringServer | None = None
         self._given = deadlines, loop, log, self._ended
         self._open: set[Connection] = set()
         self._none_since = time.monotonic()
@@ -229,8 +229,10 @@ class Connections:
 
     def begin(self, connected: socket.socket, address: Any, cookie: bytes) -> None:
         """Serve a client that was accepted. :param cookie: see `Connection`."""
+        # Never for two of them, whatever fails.
+        protocol, self._protocol = self._protocol or self._new_protocol(), None
         try:
-            connection = Connection(connected, address, cookie, self._protocol, *self._given)
+            connection = Connection(connected, address, cookie, protocol, *self._given)
         except OSError:  # ENOTCONN: it has been reset
             connected.close()
             return

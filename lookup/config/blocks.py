@@ -271,12 +271,13 @@ class Model:
     ``pattern``: its words, ``b""`` in place of the name and of what may differ; ``free``: where the latter are.
     """
 
-    __slots__ = ("_ranges", "free", "pattern")
+    __slots__ = ("_at", "_ranges", "free", "pattern")
 
     def __init__(self, section: Section, pattern: list[bytes]) -> None:
         """:param pattern: the words of the block: what may differ in it, the replies that it forces, is taken out."""
         forced = [block.force for block in section.ranges if block.force is not None and block.force.kind == "reply"]
         begin = section.at - 1
+        self._at = section.at
         self._ranges = [(block, block.at - section.at) for block in section.ranges]
         # They come after the words "force" and "reply".
         self.free = [one.at - begin + 2 + number for one in forced for number in range(len(one.arguments))]
@@ -296,7 +297,11 @@ class Model:
             if force.kind == "reply":
                 arguments = tuple(words.text(begin + 2 + number) for number in range(len(arguments)))
             force = Statement(force.kind, arguments, words, begin)
-        return Range(model.where, model.capabilities, force, words, at, model.instead)
+        instead = model.instead
+        if instead is not None and instead.at > self._at:
+            # Its own, not one that it inherits.
+            instead = Statement(instead.kind, instead.arguments, words, at + instead.at - model.at)
+        return Range(model.where, model.capabilities, force, words, at, instead)
 
 
 class Section(_Placed):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..connection import Unknown, can_be_sent
+from ..connection import ConfigError, Unknown, can_be_sent
 from .blocks import EVERYWHERE, Domain, HostName, Statement, Where
 from .names import Names
 from .words import Words, shown
@@ -231,9 +231,13 @@ class Parser:
 
     def look_for_slips(self) -> None:
         """Give notice of words, up to here, that were surely not meant."""
+        import contextlib
+
         from .slips import slips  # only where a person asks
 
-        self.notices += slips(self.words, self.at)
+        # A broken string is an error by itself, or stands behind the first one.
+        with contextlib.suppress(ConfigError):
+            self.notices += slips(self.words, self.at)
 
     def unresolvable(self, resolve: Resolve) -> list[Notice]:
         """Give notice of host names that have no addresses, and return those. May block as the resolver does."""

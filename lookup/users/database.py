@@ -34,7 +34,7 @@ def _listed(wanted: set[bytes]) -> dict[bytes, int | Unknown | None]:
         # An action ("[SUCCESS=merge]", say) may make a later service's answer count.
         if asked[0] not in (b"files", b"compat") or b"".join(asked[1:2]).startswith(b"["):
             return {}
-        data = services.read(services.PASSWD)
+        data, cached = services.read(services.PASSWD), services.may_have_nscd()
     except (IdentError, OSError):
         # ENOENT, EACCES, EMFILE and the like: the name service may know more, or says why it does not.
         return {}
@@ -43,13 +43,13 @@ def _listed(wanted: set[bytes]) -> dict[bytes, int | Unknown | None]:
     if entries is None:
         return found
     found.update(entries)
-    if data and services.is_glibc() and set(asked) <= {b"files", b"compat", b"systemd"}:
-        absent = wanted - found.keys()
-        if b"systemd" in asked and absent:
+    absent = wanted - found.keys()
+    if absent and data and not cached and services.is_glibc() and set(asked) <= {b"files", b"compat", b"systemd"}:
+        if b"systemd" in asked:
             absent = _unknown_to_systemd(absent)
         # An entry that was not understood here may be such a name's.
-        begun = {line.partition(b":")[0].strip(b" \t") for line in data.split(b"\n")} if absent else set()
-        found.update(dict.fromkeys(absent - begun))
+        begun = {line.partition(b":")[0].strip() for line in data.split(b"\n")}
+        found.update((name, None) for name in absent if name.strip() not in begun)
     return found
 
 
@@ -71,17 +71,17 @@ def _unknown_to_systemd(names: set[bytes]) -> set[bytes]:
 # service "compat" has them; and
 # line = name ":" password ":" uid ":" gid ":" gecos ":" directory ":" shell
 # Uids of ten digits may be too large, so those are left to the name service as well.
-INCLUDED = rb"(?m)^[ \t]*[+-]"
+INCLUDED = rb"(?m)^\s*[+-]"
 ENTRY = rb"(?m)^([^:\s#]+):[^:\n]*:([0-9]{1,9}):[0-9]+:[^:\n]*:[^:\n]*:"
 _NOT_IN_NAMES = b" \t\n\r\f\v#"
-_BEGIN_NO_NAME = frozenset((b" ", b"\t", b"+", b"-"))
+_BEGIN_NO_NAME = frozenset((b" ", b"\t", b"\r", b"\f", b"\v", b"+", b"-"))
 
 
 def _entries(data: bytes, wanted: set[bytes]) -> dict[bytes, int] | None:
     """Return the uids that a user database (passwd(5)) gives the names that are wanted; None: that is not certain."""
     found: dict[bytes, int] = {}
     lines = data.split(b"\n")
-    if {line[:1] for line in lines} & _BEGIN_NO_NAME and any(line.lstrip(b" \t")[:1] in (b"+", b"-") for line in lines):
+    if {line[:1] for line in lines} & _BEGIN_NO_NAME and any(line.lstrip()[:1] in (b"+", b"-") for line in lines):
         return None
     for line in lines:
         fields = line.split(b":", 6)

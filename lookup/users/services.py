@@ -16,11 +16,16 @@ from ..connection import IdentError
 #: What the name service asks, and in which order (nsswitch.conf(5)).
 NSSWITCH = "/etc/nsswitch.conf"
 
+#: What a distribution may have in its place, where an administrator has none.
+_VENDORS = "/usr/etc/nsswitch.conf"
+
+_LINE = b"passwd"
+
 #: The user database (passwd(5)).
 PASSWD = "/etc/passwd"
 
-#: What musl asks about users who are not in `PASSWD`, in place of services.
-_MUSL_NSCD = "/var/run/nscd/socket"
+#: What musl asks about users who are not in `PASSWD`, in place of services; and the GNU C library before all of them.
+_NSCD = "/var/run/nscd/socket"
 
 #: Where a daemon listens whose library may say "no such user" when the daemon is down.
 _DAEMONS = {b"sss": "/var/lib/sss/pipes/nss"}
@@ -46,7 +51,10 @@ def listed() -> list[bytes]:
     :raises IdentError: nsswitch.conf can't be read, or names none.
     """
     try:
-        text = read(NSSWITCH)
+        try:
+            text = read(NSSWITCH)
+        except FileNotFoundError:
+            text = read(_VENDORS)
     except FileNotFoundError:
         # ENOENT: the C library's default.
         return [b"files"]
@@ -57,8 +65,10 @@ def listed() -> list[bytes]:
     has_line = False
     # The first of several lines counts in an older C library, the last in a newer one.
     for line in text.split(b"\n"):
-        name, colon, rest = line.partition(b"#")[0].partition(b":")
-        if colon and name.strip() == b"passwd":
+        text = line.partition(b"#")[0].lstrip()
+        # The C library takes white space for the colon, too.
+        name, end, rest = text[: len(_LINE)], text[len(_LINE) : len(_LINE) + 1], text[len(_LINE) + 1 :]
+        if name == _LINE and (end in (b"", b":") or end.isspace()):
             has_line = True
             for part in rest.replace(b"[", b"\n[").replace(b"]", b"]\n").split(b"\n"):
                 services += [b"".join(part.split())] if part.startswith(b"[") else part.split()
@@ -116,14 +126,21 @@ def _musl_knows(user: bytes | int) -> bool:
     """Do as `knows`, where the C library is musl or another that does not read nsswitch.conf."""
     if _files_know(user):
         return True
+    if not may_have_nscd():
+        return False
+    raise IdentError(f"this C library does not tell whether {_NSCD} knows no such user or failed")
+
+
+def may_have_nscd() -> bool:
+    """Return whether a daemon may answer in place of the services. :raises IdentError: that can't be seen."""
     try:
-        os.stat(_MUSL_NSCD)
+        os.stat(_NSCD)
     except (FileNotFoundError, NotADirectoryError):
         # ENOENT, ENOTDIR: there is nobody else to ask.
         return False
     except OSError as error:
-        raise IdentError(f"{_MUSL_NSCD} can't be looked for: {error.strerror}") from None
-    raise IdentError(f"this C library does not tell whether {_MUSL_NSCD} knows no such user or failed")
+        raise IdentError(f"{_NSCD} can't be looked for: {error.strerror}") from None
+    return True
 
 
 def _service_knows(service: bytes, user: bytes | int) -> bool:

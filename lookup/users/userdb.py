@@ -47,13 +47,14 @@ def is_empty() -> bool:
     """
     if not is_spoken():
         return False
-    names = [name for folder in (*_FOLDERS, _SERVICES) for name in _listed(folder) if not name.startswith(".")]
-    return all(name in _PASS_ON for name in names)
+    if any(_listed(folder) for folder in _FOLDERS):
+        return False
+    return all(name in _PASS_ON or name.startswith(".") for name in _listed(_SERVICES))
 
 
 def makes_up(name: bytes) -> bool:
     """Return whether the library may know a name that neither a service nor a file has."""
-    return name in (b"root", b"nobody") or name.startswith(b"foreign-")
+    return name in (b"root", b"nobody", b"nfsnobody") or name.startswith(b"foreign-")
 
 
 def knows(user: bytes | int) -> bool:

@@ -61,6 +61,8 @@ def _messages(datagram: bytes) -> list[bytes]:
 
 def _is_about(message: bytes, server: tuple[str, int], client: tuple[str, int]) -> bool:
     """Say whether a message is whole, and describes the socket with these ends."""
+    if len(message) < HEADER.size:
+        return False
     length, kind = HEADER.unpack_from(message)[:2]
     if kind != _BY_FAMILY or length != len(message) or length < 88 or struct.unpack_from(">HH", message, 20) != (
         server[1], client[1],
