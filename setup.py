@@ -40,7 +40,6 @@ class SourceDistribution(sdist.sdist):
         return name
 
 
-
 url = os.environ.get("IDENTD_URL", "").rstrip("/")
 with open("README.md", encoding="utf-8") as file:
     description = re.sub(

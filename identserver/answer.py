@@ -78,9 +78,9 @@ class AnsweringServer(IdentServer):
         #: what is sent may be of the owner's choice, look like the rest of such a line, or be cut off with it.
         self._about, self._note, self._severity = "", "", Log.INFO
         self._why_nobody = why_nobody
-        #: Whom it is about, where that is known; and for `_describe`, when the reply is sent: the login name, the uid,
-        #: what decided, who found it.
+        #: Whom it is about, where that is known.
         self._owner: Owner | None = None
+        #: What `_describe` has still to describe: the login name, the uid, what decided, who found the owner.
         self._whom: tuple[str, int, Decision | None, str] | None = None
         #: Whether a query was answered.
         self.answered = False
@@ -138,7 +138,7 @@ class AnsweringServer(IdentServer):
 
     def _ebLookup(self, failure: Any, sport: int | str, cport: int | str) -> None:
         error = failure.value
-        self._describe()  # somebody whose name can't be sent
+        self._describe()  # the owner, where it is their name that can't be sent
         self._note = f" ({error.detail})" if getattr(error, "detail", "") else ""
         if isinstance(error, IdentError) and error.identDescription == IdentError.identDescription:
             self._severity = Log.ERROR
@@ -186,12 +186,12 @@ class AnsweringServer(IdentServer):
                 self._fields += tuple(("IDENT_RULE", place) for place in at)
 
     def lookup_failed(self, error: BaseException) -> None:
-        self._log.failure(error)
+        self._log.exception(error)
 
     def sendLine(self, line: bytes) -> None:
         super().sendLine(line)
         self.answered = True
-        self._describe()
+        self._describe()  # only now: the client waits for its reply
         if self._log.wants(self._severity):
             severity, text = self._severity, f"{self._about}{self.peer} was told {octets(line)}{self._note}"
             fields = self._as_fields(line) if self._log.takes_fields else None

@@ -81,7 +81,7 @@ class Log:
             # ENOSPC, EPIPE, EIO: standard error is full or gone. EMFILE: no socket can be had.
             pass
 
-    def failure(self, error: BaseException) -> None:
+    def exception(self, error: BaseException) -> None:
         """Log an exception that nobody expected, with its traceback."""
         import traceback  # 9 ms, and only after a failure
 

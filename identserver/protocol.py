@@ -137,8 +137,9 @@ class IdentServer:
         """Take what the client sent, in any portions. Lines are answered in order, one at a time."""
         if self._done:
             return
-        # One line and nothing else, as most clients send it.
-        if self._waits and 0 < len(data) <= self.MAX_LENGTH and data.find(b"\n") == len(data) - 1:
+        busy = self._buffer or self._skipping or self._taking or not self._takes
+        # One line and nothing else, as most clients send it: it needs no buffer.
+        if not busy and 0 < len(data) <= self.MAX_LENGTH and data.find(b"\n") == len(data) - 1:
             self._taking = True
             self._take_line(data[:-1])
             self._taking = False
@@ -149,14 +150,13 @@ class IdentServer:
             self.invalidQuery()
 
     @property
-    def _waits(self) -> bool:
-        """Whether the next octet begins a line that is taken at once."""
-        busy = self._buffer or self._looking_up or self._skipping or self._taking
-        return not (busy or getattr(self.transport, "disconnecting", False))
+    def _takes(self) -> bool:
+        """Whether the next line is taken at once."""
+        return not (self._looking_up or self._done or getattr(self.transport, "disconnecting", False))
 
     def _take_lines(self) -> None:
         self._taking = True
-        while not (self._looking_up or self._done or getattr(self.transport, "disconnecting", False)):
+        while self._takes:
             end = self._buffer.find(b"\n", 0, self.MAX_LENGTH)
             if end < 0:
                 if len(self._buffer) >= self.MAX_LENGTH:

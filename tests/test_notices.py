@@ -151,6 +151,19 @@ def test_notices_up_to_an_error() -> None:
         assert [notice.column for notice in notices] == [text.index(b"'x'") + 1]
 
 
+@pytest.mark.parametrize("broken", [b'"', b"/"])
+@pytest.mark.parametrize(("other", "line"), [(b"b", 3), (b"a", 2)])
+def test_notices_before_a_broken_string(other: bytes, line: int, broken: bytes) -> None:
+    """A string that can't be read is the error, unless there is one further up; what was noticed before is told."""
+    replies = (b"a", b"'x'"), (other, b"y"), (b"c", broken)
+    text = b" } }\n".join(b"user %s { default { force reply %s" % one for one in replies)
+    notices: list[Notice] = []
+    with pytest.raises(ConfigError) as caught:
+        parse_system(text, "f", lambda names: {name: name[0] for name in names}, notices)
+    assert caught.value.line == line
+    assert [notice.column for notice in notices] == [text.index(b"'x'") + 1]
+
+
 def test_where_the_guide_for_quassel_is_right() -> None:
     """F12. Of the lines above a force it is said that they are void, and nothing more about what they would mean."""
     notices = of_system(

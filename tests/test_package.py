@@ -73,7 +73,7 @@ def test_what_is_built_alike(command: str, file: str, other: int, tmp_path: Path
         try:
             names = copy(sources)
             for name in names:
-                os.utime(sources / name, (umask, 1_600_000_000 + len(built)))
+                os.utime(sources / name, (0, 1_600_000_000 + len(built)))
             set_up(sources, command, "--dist-dir", str(tmp_path / zone), SOURCE_DATE_EPOCH="1700000000", TZ=zone)
         finally:
             os.umask(before)

@@ -52,6 +52,22 @@ def test_which_services_there_are(etc: Path, text: str, expected: list[bytes]) -
     assert services.listed() == expected
 
 
+def test_the_vendors_file(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts where the administrator has none; where it can't be read, nothing is known, and the error names it."""
+    vendors = etc / "vendors"
+    monkeypatch.setattr(services, "_VENDORS", str(vendors))
+    vendors.write_text("passwd: sss files\n")
+    assert services.listed() == [b"files", b"systemd"]
+    (etc / "nsswitch.conf").unlink()
+    assert services.listed() == [b"sss", b"files"]
+    vendors.unlink()
+    assert services.listed() == [b"files"]
+    vendors.mkdir()
+    with pytest.raises(IdentError) as caught:
+        services.listed()
+    assert str(vendors) in caught.value.detail
+
+
 def test_no_file_and_no_service(etc: Path) -> None:
     """Without the file there is the default; a line without a service, or a file that can't be read, is unknown."""
     (etc / "nsswitch.conf").write_text("passwd:\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _socket
+import errno
+import os
 import socket
 from types import SimpleNamespace
 from typing import Any
@@ -21,14 +23,14 @@ class Served(IdentServer):
     peer = ""
 
 
-def test_no_protocol_serves_two(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_protocol_serves_two() -> None:
     """A connection that can't be watched (ENOSPC) is left open: the next one has another protocol."""
     made: list[Served] = []
     fails = [True]
 
     def when_readable(fd: int, call: Any) -> None:
         if fails and fails.pop():
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def new() -> Any:
         made.append(Served())

@@ -80,8 +80,9 @@ class Acceptor:
         if not self._accepting and not self._stopped:
             self._accepting = True
             for listener in self._listeners:
-                accept_from = functools.partial(self._accept, listener, cookie_of(listener))
-                self._loop.when_readable(listener.fileno(), accept_from)
+                # A socket's network namespace is the same for as long as there is the socket.
+                call = functools.partial(self._accept, listener, cookie_of(listener))
+                self._loop.when_readable(listener.fileno(), call)
 
     def _accept_no_more(self) -> None:
         self._accepting = False

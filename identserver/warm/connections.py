@@ -217,8 +217,8 @@ class Connections:
     def __init__(self, new_protocol: Callable[[], AnsweringServer], deadlines: Deadlines, loop: Loop, log: Log) -> None:
         """:param new_protocol: called for each connection."""
         self._new_protocol = new_protocol
-        #: For the next one: made while nobody waits.
-        self._protocol: AnsweringServer | None = None
+        #: For the next connection: made while nobody waits.
+        self._spare: AnsweringServer | None = None
         self._given = deadlines, loop, log, self._ended
         self._open: set[Connection] = set()
         self._none_since = time.monotonic()
@@ -229,8 +229,8 @@ class Connections:
 
     def begin(self, connected: socket.socket, address: Any, cookie: bytes) -> None:
         """Serve a client that was accepted. :param cookie: see `Connection`."""
-        # Never for two of them, whatever fails.
-        protocol, self._protocol = self._protocol or self._new_protocol(), None
+        # Taken out first: whatever fails, no protocol serves two.
+        protocol, self._spare = self._spare or self._new_protocol(), None
         try:
             connection = Connection(connected, address, cookie, protocol, *self._given)
         except OSError:  # ENOTCONN: it has been reset
@@ -238,7 +238,7 @@ class Connections:
             return
         self._open.add(connection)
         connection.readable()
-        self._protocol = self._new_protocol()
+        self._spare = self._new_protocol()
 
     def _ended(self, connection: Connection) -> None:
         self._open.discard(connection)

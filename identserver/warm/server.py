@@ -67,7 +67,7 @@ def serve_sockets(listeners: list[socket.socket], options: Options, log: Log, ba
 
     if background:
         log = _go_to_the_background(options, started_us)
-    loop = Loop(log.failure)
+    loop = Loop(log.exception)
     idle = options.idle
     if idle is None:
         idle = 0.0 if options.foreground or background else IDLE_SECONDS

@@ -271,13 +271,12 @@ class Model:
     ``pattern``: its words, ``b""`` in place of the name and of what may differ; ``free``: where the latter are.
     """
 
-    __slots__ = ("_at", "_ranges", "free", "pattern")
+    __slots__ = ("_ranges", "free", "pattern")
 
     def __init__(self, section: Section, pattern: list[bytes]) -> None:
         """:param pattern: the words of the block: what may differ in it, the replies that it forces, is taken out."""
         forced = [block.force for block in section.ranges if block.force is not None and block.force.kind == "reply"]
         begin = section.at - 1
-        self._at = section.at
         self._ranges = [(block, block.at - section.at) for block in section.ranges]
         # They come after the words "force" and "reply".
         self.free = [one.at - begin + 2 + number for one in forced for number in range(len(one.arguments))]
@@ -290,18 +289,16 @@ class Model:
         return [self._range(block, at + offset, words) for block, offset in self._ranges]
 
     def _range(self, model: Range, at: int, words: Words) -> Range:
-        force = model.force
-        if force is not None:
-            begin = at + force.at - model.at
-            arguments = force.arguments
-            if force.kind == "reply":
+        def moved(statement: Statement | None) -> Statement | None:
+            if statement is None or statement.at < model.at:
+                return statement  # what is inherited stays where it is
+            begin = at + statement.at - model.at
+            arguments = statement.arguments
+            if statement.kind == "reply":
                 arguments = tuple(words.text(begin + 2 + number) for number in range(len(arguments)))
-            force = Statement(force.kind, arguments, words, begin)
-        instead = model.instead
-        if instead is not None and instead.at > self._at:
-            # Its own, not one that it inherits.
-            instead = Statement(instead.kind, instead.arguments, words, at + instead.at - model.at)
-        return Range(model.where, model.capabilities, force, words, at, instead)
+            return Statement(statement.kind, arguments, words, begin)
+
+        return Range(model.where, model.capabilities, moved(model.force), words, at, moved(model.instead))
 
 
 class Section(_Placed):

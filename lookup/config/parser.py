@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..connection import ConfigError, Unknown, can_be_sent
+from ..connection import Unknown, can_be_sent
 from .blocks import EVERYWHERE, Domain, HostName, Statement, Where
 from .names import Names
 from .words import Words, shown
@@ -104,9 +104,11 @@ class Parser:
         token = self.tokens[self.at]
         if token.lower() in NO_STRINGS:
             self.unexpected(what + (", quoted where it is a keyword," if token.lower() in KEYWORDS else ""))
-        self.at += 1
         # Most words stand for themselves.
-        return self.words.text(self.at - 1) if token[0] in b'"/' else token
+        text = self.words.text(self.at) if token[0] in b'"/' else token
+        # Only now: `slips` looks at what was taken, and can't read a broken string either.
+        self.at += 1
+        return text
 
     def meaning(self, of: Callable[[bytes], Meaning], what: str) -> Meaning:
         """Take a string that stands for something; as in oidentd, a NUL ends it."""
@@ -231,13 +233,9 @@ class Parser:
 
     def look_for_slips(self) -> None:
         """Give notice of words, up to here, that were surely not meant."""
-        import contextlib
-
         from .slips import slips  # only where a person asks
 
-        # A broken string is an error by itself, or stands behind the first one.
-        with contextlib.suppress(ConfigError):
-            self.notices += slips(self.words, self.at)
+        self.notices += slips(self.words, self.at)
 
     def unresolvable(self, resolve: Resolve) -> list[Notice]:
         """Give notice of host names that have no addresses, and return those. May block as the resolver does."""

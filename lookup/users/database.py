@@ -34,7 +34,7 @@ def _listed(wanted: set[bytes]) -> dict[bytes, int | Unknown | None]:
         # An action ("[SUCCESS=merge]", say) may make a later service's answer count.
         if asked[0] not in (b"files", b"compat") or b"".join(asked[1:2]).startswith(b"["):
             return {}
-        data, cached = services.read(services.PASSWD), services.may_have_nscd()
+        data = services.read(services.PASSWD)
     except (IdentError, OSError):
         # ENOENT, EACCES, EMFILE and the like: the name service may know more, or says why it does not.
         return {}
@@ -43,14 +43,28 @@ def _listed(wanted: set[bytes]) -> dict[bytes, int | Unknown | None]:
     if entries is None:
         return found
     found.update(entries)
-    absent = wanted - found.keys()
-    if absent and data and not cached and services.is_glibc() and set(asked) <= {b"files", b"compat", b"systemd"}:
-        if b"systemd" in asked:
-            absent = _unknown_to_systemd(absent)
-        # An entry that was not understood here may be such a name's.
-        begun = {line.partition(b":")[0].strip() for line in data.split(b"\n")}
-        found.update((name, None) for name in absent if name.strip() not in begun)
+    found.update(dict.fromkeys(_absent(wanted - found.keys(), asked, data)))
     return found
+
+
+def _absent(names: set[bytes], asked: list[bytes], data: bytes) -> set[bytes]:
+    """Return those of some names that are surely nobody's: with none of them, the name service has nobody to ask.
+
+    :param names: what has no entry that was understood. :param asked: the services. :param data: the user database.
+    """
+    if not (names and data and services.is_glibc() and set(asked) <= {b"files", b"compat", b"systemd"}):
+        return set()
+    try:
+        if services.may_have_nscd():
+            return set()
+    except IdentError:
+        # EACCES: it may be there. The C library asks it before everybody else.
+        return set()
+    if b"systemd" in asked:
+        names = _unknown_to_systemd(names)
+    # An entry that was not understood may be such a name's.
+    begun = {line.partition(b":")[0].strip() for line in data.split(b"\n")}
+    return {name for name in names if name.strip() not in begun}
 
 
 def _unknown_to_systemd(names: set[bytes]) -> set[bytes]:

@@ -16,10 +16,8 @@ from ..connection import IdentError
 #: What the name service asks, and in which order (nsswitch.conf(5)).
 NSSWITCH = "/etc/nsswitch.conf"
 
-#: What a distribution may have in its place, where an administrator has none.
+#: What counts on some distributions where an administrator has no such file.
 _VENDORS = "/usr/etc/nsswitch.conf"
-
-_LINE = b"passwd"
 
 #: The user database (passwd(5)).
 PASSWD = "/etc/passwd"
@@ -50,30 +48,29 @@ def listed() -> list[bytes]:
 
     :raises IdentError: nsswitch.conf can't be read, or names none.
     """
-    try:
+    data = b""  # the C library's default, where there is no file
+    for path in (NSSWITCH, _VENDORS):
         try:
-            text = read(NSSWITCH)
+            data = read(path)
+            break
         except FileNotFoundError:
-            text = read(_VENDORS)
-    except FileNotFoundError:
-        # ENOENT: the C library's default.
-        return [b"files"]
-    except OSError as error:
-        # EACCES, EMFILE and the like: the name service may know more.
-        raise IdentError(f"{NSSWITCH} can't be read: {error.strerror}") from None
+            continue
+        except OSError as error:
+            # EACCES, EMFILE and the like: the name service may know more.
+            raise IdentError(f"{path} can't be read: {error.strerror}") from None
     services: list[bytes] = []
     has_line = False
     # The first of several lines counts in an older C library, the last in a newer one.
-    for line in text.split(b"\n"):
-        text = line.partition(b"#")[0].lstrip()
+    for line in data.split(b"\n"):
+        statement = line.partition(b"#")[0].lstrip()
+        rest = statement.removeprefix(b"passwd")
         # The C library takes white space for the colon, too.
-        name, end, rest = text[: len(_LINE)], text[len(_LINE) : len(_LINE) + 1], text[len(_LINE) + 1 :]
-        if name == _LINE and (end in (b"", b":") or end.isspace()):
+        if rest != statement and not rest[:1].strip(b": \t\r\v\f"):
             has_line = True
-            for part in rest.replace(b"[", b"\n[").replace(b"]", b"]\n").split(b"\n"):
+            for part in rest[1:].replace(b"[", b"\n[").replace(b"]", b"]\n").split(b"\n"):
                 services += [b"".join(part.split())] if part.startswith(b"[") else part.split()
     if has_line and not services:
-        raise IdentError(f"{NSSWITCH} names no service for users")
+        raise IdentError(f"{path} names no service for users")
     return services or [b"files"]
 
 
