@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -64,7 +65,8 @@ def _xinetd(place: Place, name: str, file: str = "identd") -> list[str]:
         shipped = "no" if service == "identd" else "yes"
         text = f"{head}service {service}\n" + tail.replace(f"disable\t\t= {shipped}\n", f"disable\t\t= {word}\n", 1)
     if place.options:
-        text = replaced(text, "/bin/identd\n", f"/bin/identd {place.options}\n")
+        text, count = re.subn(r"(\tserver_args\t.*)", rf"\1 {place.options}", text)
+        assert count == 2, text
     services = place.folder / "xinetd.d"
     services.mkdir()
     (services / "identd").write_text(text)
@@ -136,6 +138,26 @@ MASQUERADING = {
     (file, name): Superserver(lambda place, file=file, name=name: _xinetd(place, name, file))  # type: ignore[misc]
     for file in ("identd-masquerade", "identd-containers") for name in ("identd", "identd-wait")
 }  # fmt: skip
+
+
+def without_system_file(superserver: Superserver) -> Superserver:
+    """Return what starts a superserver where there is no /etc/oidentd.conf, whatever this machine has."""
+
+    def command(place: Place) -> list[str]:
+        folder = place.folder / "etc"
+        folder.mkdir()
+        # An overlay's upper folder can't be on an overlay, which a container's /tmp may be.
+        script = f"""
+            set -e
+            mount -t tmpfs none '{folder}'
+            mkdir '{folder}/upper' '{folder}/work'
+            mount -t overlay -o 'lowerdir=/etc,upperdir={folder}/upper,workdir={folder}/work' none /etc
+            rm -f /etc/oidentd.conf
+            exec "$@"
+        """
+        return [program("unshare"), "-m", "sh", "-c", script, "sh", *superserver.command(place)]
+
+    return superserver._replace(command=command)
 
 
 class Driver(NamedTuple):

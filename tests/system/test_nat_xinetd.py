@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pwd
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import psutil
 import pytest
 from helpers.hosts import until
 from helpers.machine import NOBODY, ROOT
-from helpers.superservers import MASQUERADING, driving
+from helpers.residents import system_file
+from helpers.superservers import MASQUERADING, driving, without_system_file
 from helpers.warm import status
 
 from identserver.capabilities import mask
@@ -29,19 +31,33 @@ def rights(process: psutil.Process) -> tuple[str, int]:
     return fields["Uid"], int(fields["CapPrm"], 16)
 
 
+@pytest.mark.parametrize("configured", [False, True])
 @pytest.mark.parametrize(("file", "service"), MASQUERADING)
-def test_who_serves_has_none(file: str, service: str, installed: Path) -> None:
-    """Nobody serves, with one child that has what the file is about and is nobody, too; the answer is right."""
-    with driving("xinetd", installed, superserver=MASQUERADING[file, service]) as driver:
+def test_who_serves_has_none(file: str, service: str, configured: bool, installed: Path) -> None:
+    """Nobody serves, with one child that has what the file is about and is nobody, too; the answer is right.
+
+    With a system file there is one more, which has users' files read: root's where root serves one connection.
+    """
+    superserver, nobody = MASQUERADING[file, service], "\t".join([str(NOBODY)] * 4)
+    expected = [(nobody, 0), (nobody, KEPT[file])]
+    with contextlib.ExitStack() as stack:
+        options = ""
+        if configured:
+            options = f"-C {stack.enter_context(system_file('default { default { allow hide } }'))}"
+            if service == "identd-wait":
+                expected.append((nobody, 0))
+            elif file == "identd-containers":
+                expected.append(rights(psutil.Process()))
+        else:
+            superserver = without_system_file(superserver)
+        driver = stack.enter_context(driving("xinetd", installed, options, superserver))
         with driver.call() as client:
             client.sendall(b"1")
-            nobody = "\t".join([str(NOBODY)] * 4)
-            expected = sorted([(nobody, 0), (nobody, KEPT[file])])
             found: list[tuple[str, int]] = []
 
             def is_so() -> bool:
                 found[:] = sorted(map(rights, driver.descendants()))
-                return found == expected
+                return found == sorted(expected)
 
             until(is_so)
         with driver.call() as client:
