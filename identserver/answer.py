@@ -138,10 +138,10 @@ class AnsweringServer(IdentServer):
 
     def _ebLookup(self, failure: Any, sport: int | str, cport: int | str) -> None:
         error = failure.value
-        self._describe()  # the owner, where it is their name that can't be sent
-        self._note = f" ({error.detail})" if getattr(error, "detail", "") else ""
         if isinstance(error, IdentError) and error.identDescription == IdentError.identDescription:
             self._severity = Log.ERROR
+        self._describe()  # the owner, where it is their name that can't be sent
+        self._note = f" ({error.detail})" if getattr(error, "detail", "") else ""
         self._owner = getattr(error, "owner", None)
         decision: Any = getattr(error, "decision", None)
         if decision is not None:
@@ -163,14 +163,14 @@ class AnsweringServer(IdentServer):
         if self._whom is None:
             return
         (login, uid, decision, source), self._whom = self._whom, None
-        who = f"{login}, uid {uid}" if login else f"uid {uid}"
-        if self._owner is not None and self._owner.where:
-            who += f", {self._owner.where}"
+        for logged, text in decision.files if decision is not None else ():
+            self._log.write(Log.ERROR if logged else Log.DEBUG, text)
+        if not self._log.wants(self._severity):
+            return
+        who = ", ".join(filter(None, (login, f"uid {uid}", self._owner.where if self._owner is not None else "")))
         self._about = f"uid {uid}: "
         self._note = f" ({who}, {source})" if source else f" ({who})"
         if decision is not None:
-            for logged, text in decision.files:
-                self._log.write(Log.ERROR if logged else Log.DEBUG, text)
             if decision.impersonated:
                 self._log.write(Log.INFO, f"{who} tried to pass for {decision.impersonated}")
             if decision.forwarded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -210,3 +211,33 @@ def test_a_cancelled_timer(loop: Loop) -> None:
     timer.cancel()
     assert timer.call is None
     assert timer.arguments == ()
+
+
+def test_a_number_that_another_socket_has_by_now(loop: Loop) -> None:
+    """What is ready is not taken for what got its number meanwhile, in the same turn."""
+    pairs = [socket.socketpair() for _ in range(2)]
+    called: list[str] = []
+
+    def replace(other: int) -> None:
+        # The other one is ready, too. Its number leads to a pipe that has nothing to read.
+        for pair in pairs:
+            loop.leave(pair[0].fileno())
+        os.dup2(reading, other)
+        loop.when_readable(other, lambda: called.append("another"))
+
+    reading, writing = os.pipe()
+    for (near, far), (other, _) in zip(pairs, reversed(pairs)):
+        far.send(b"x")
+        loop.when_readable(near.fileno(), functools.partial(replace, other.fileno()))
+    loop.call_later(0.01, loop.stop)
+    loop.run()
+    assert called == []
+    os.write(writing, b"x")
+    loop.call_later(0.01, loop.stop)
+    loop.run()
+    assert "another" in called
+    for end in (*pairs[0], *pairs[1]):
+        loop.leave(end.fileno())
+        end.close()
+    os.close(reading)
+    os.close(writing)

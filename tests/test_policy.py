@@ -15,6 +15,7 @@ from helpers.oidentd import VECTORS, octets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lookup.config.blocks import Statement
 from lookup.config.decision import Decision
 from lookup.config.grammar import parse_system, parse_user
 from lookup.config.made_up import pick
@@ -453,3 +454,16 @@ def test_no_user_is_named_as_another_without_spoof_all(lines: list[str], stateme
     if decision.user is not None and decision.user.strip() == b"bob":
         assert "allow spoof_all" in lines
         assert "allow spoof" in lines
+
+
+def test_a_reason_is_put_together_for_a_person_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query that nobody asks about takes no text: a statement is not even written down."""
+
+    def fail(statement: Statement) -> str:
+        raise AssertionError("written down")
+
+    monkeypatch.setattr(Statement, "__str__", fail)
+    decision = ask("default { default { allow spoof\n allow hide } }", "global { reply foo }")
+    assert decision.user == b"foo"
+    with pytest.raises(AssertionError, match="written down"):
+        print(decision.steps)

@@ -30,7 +30,7 @@ def resolve(name: HostName, octets: int) -> tuple[bytes, ...] | Unknown:
 
 def of_the_user(file: str) -> tuple[list[int | None], Selection]:
     """Return the columns of the blocks that may count (None: none does)."""
-    selection = Selection(ENDS, lambda step: None)
+    selection = Selection(ENDS, lambda *_: None)
     blocks = selection.blocks(parse_user(file.encode(), "f"), resolve)
     return [block and block.statement.arguments[0][0] - ord("a") for block in blocks], selection  # type: ignore
 
@@ -68,7 +68,7 @@ def rules(text: str, uid: int) -> list[int | None] | Unknown:
     """Return the lines of the ranges that may count for a uid; 1 is alice, 2 is bob, carol can't be asked for."""
     known: Uids = {b"alice": 1, b"bob": 2, b"bobby": 2, b"carol": LOST}
     system = parse_system(text.encode(), "f", lambda names: {name: known.get(name) for name in names})
-    found = Selection(ENDS, lambda step: None).rules(system, uid, resolve)
+    found = Selection(ENDS, lambda *_: None).rules(system, uid, resolve)
     return found if isinstance(found, Unknown) else [None if rule is None else rule.line for rule in found]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,3 +70,20 @@ def test_a_file_that_fails(subuid: Path) -> None:
     """Whose a uid is is not known then."""
     subuid.mkdir()
     assert isinstance(room.owner_of(1), Unknown)
+
+
+def test_the_file_is_read_while_others_look(subuid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks meanwhile finds what was known before, or what is known now."""
+    subuid.write_text("root:100000:10\n1001:200000:10\n")
+    found = SubIds()
+    found.read()
+
+    def read_meanwhile(firsts: list[int], uid: int) -> int:
+        at = bisect_right(firsts, uid)
+        subuid.write_text("")
+        found.read()
+        return at
+
+    monkeypatch.setattr(room, "bisect_right", read_meanwhile)
+    assert found.holder(200000) == 1001
+    assert found.holder(200000) == 200000

@@ -210,3 +210,24 @@ def test_a_search_behind_nat_that_is_stuck(bench: Bench) -> None:
     bench.until(lambda: "quick" in bench.settled)
     assert bench.settled == {"quick": "quick"}
     bench.release.set()
+
+
+def test_a_thread_that_fails_between_two_jobs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was to be done next gets the error (MemoryError, say), and another thread does the rest."""
+    take = bench.workers._take
+    fails = [True]
+
+    def fail(me: object, uid: int) -> list[Any]:
+        if uid == 1 and fails and fails.pop():
+            raise MemoryError
+        return take(me, uid)
+
+    monkeypatch.setattr(bench.workers, "_take", fail)
+    for uid in (1, 2, 3):
+        bench.call(uid, iter, uid)
+    bench.turn(3)
+    assert isinstance(bench.settled.pop(1), MemoryError)
+    assert bench.settled == {2: 2, 3: 3}
+    bench.call(1, iter, "again")
+    bench.turn(3)
+    assert bench.settled["again"] == "again"

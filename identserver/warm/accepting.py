@@ -79,10 +79,15 @@ class Acceptor:
     def _accept_again(self) -> None:
         if not self._accepting and not self._stopped:
             self._accepting = True
-            for listener in self._listeners:
-                # A socket's network namespace is the same for as long as there is the socket.
-                call = functools.partial(self._accept, listener, cookie_of(listener))
-                self._loop.when_readable(listener.fileno(), call)
+            try:
+                for listener in self._listeners:
+                    # A socket's network namespace is the same for as long as there is the socket.
+                    call = functools.partial(self._accept, listener, cookie_of(listener))
+                    self._loop.when_readable(listener.fileno(), call)
+            except OSError as error:
+                # ENOMEM, ENOSPC: no memory, or no watch (epoll_ctl(2)). It is tried again.
+                self._complain(f"connections can't be waited for: {error.strerror}")
+                self._pause()
 
     def _accept_no_more(self) -> None:
         self._accepting = False

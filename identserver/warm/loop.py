@@ -117,11 +117,10 @@ class Loop:
     def run(self) -> None:
         """Do what there is to do, until `stop`."""
         while not self._stopping:
-            for fd, _ in self._epoll.poll(self._seconds()):
-                # A call before may have left this one; or closed it, and another one with nothing to read has its
-                # number.
-                call = self._ready.get(fd)
-                if call is not None:
+            ready = self._epoll.poll(self._seconds())
+            for fd, call in [(fd, self._ready.get(fd)) for fd, _ in ready]:
+                # A call before may have left this one; or closed it, and another one that is not ready has its number.
+                if call is not None and self._ready.get(fd) is call:
                     self._do(call, ())
             now = time.monotonic() if self._later else 0.0
             while self._later and self._later[0][0] <= now:

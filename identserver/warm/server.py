@@ -203,7 +203,19 @@ class Server:
         let_go(self._listeners)
 
     def _tick(self) -> None:
-        """End what has passed its deadline, and the process when it is idle; look for a change of the system file."""
+        """Do what has to be done again and again."""
+        seconds = self._shortest
+        try:
+            seconds = min(max(self._look_after() - time.monotonic(), 0.01), seconds)
+        finally:
+            # Whatever went wrong (MemoryError): deadlines go on.
+            self._loop.call_later(seconds, self._tick)
+
+    def _look_after(self) -> float:
+        """End what has passed its deadline, and the process when it is idle; look for a change of the system file.
+
+        :return: when to do so again, unless something else begins before.
+        """
         now = time.monotonic()
         self._system_file.look_for_a_change(now)
         self._lookups.tidy()
@@ -214,9 +226,7 @@ class Server:
             end = none_since + self._idle
             if end <= now and not self._stopping:
                 self.stop()
-                return
-        end = min(end, self._deadlines.earliest(), self._system_file.look_again_at())
-        self._loop.call_later(min(max(end - now, 0.01), self._shortest), self._tick)
+        return min(end, self._deadlines.earliest(), self._system_file.look_again_at())
 
     def _send_log_later(self) -> None:
         if not self._reminded:

@@ -176,25 +176,34 @@ class Workers:
 
     def _work(self) -> None:
         """Run in a thread: take turns, until a job has taken long and nobody has a turn."""
-        me = object()
+        me, uid = object(), ANY_OWNER
         took = 0.0
         with self._lock:
             if self._beginning:
                 self._beginning -= 1
             else:
                 self._late += 1
-        while took < STUCK_SECONDS or not self._turns.empty():
-            uid = self._turns.get()
-            jobs = self._take(me, uid)
-            if jobs:
-                began = time.monotonic()
-                self._do(uid, jobs)
-                took = time.monotonic() - began
-                self._end(me, took)
-                self._wake()
-        self._slow.discard(me)
-        self._results.append((None, None))
-        self._wake()
+        try:
+            while took < STUCK_SECONDS or not self._turns.empty():
+                uid = self._turns.get()
+                jobs = self._take(me, uid)
+                if jobs:
+                    began = time.monotonic()
+                    self._do(uid, jobs)
+                    took = time.monotonic() - began
+                    self._end(me, took)
+                    self._wake()
+        except BaseException as error:
+            # MemoryError, or a mistake of ours, between two jobs. Those of this uid have lost their turn.
+            with self._lock:
+                lost = self._waiting.pop(uid, [])
+            self._results += ((job.pending, error) for job in lost)
+        finally:
+            # Whatever ends a thread, another one can take its place.
+            self._busy.pop(me, None)
+            self._slow.discard(me)
+            self._results.append((None, None))
+            self._wake()
 
     def _take(self, me: object, uid: int) -> list[_Job]:
         """Return the jobs of a uid that are done together, now that it is their turn; they keep this thread busy."""

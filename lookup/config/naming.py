@@ -53,7 +53,7 @@ class Naming:
         #: What was picked or made up, by the statement that it is for.
         self.picked: dict[object, bytes] = {}
         self.decision = Decision(os.fsdecode(login))
-        self.explain = self.decision.steps.append
+        self.explain = self.decision.explain
 
     # Each of the next returns the decision, so that nothing can follow it.
 
@@ -63,7 +63,7 @@ class Naming:
 
     def send_login(self) -> Decision:
         if self.instead is not None:
-            self.explain(f"in place of the login name counts {self.instead} (line {self.instead.line})")
+            self.explain("in place of the login name counts {} (line {})", self.instead, self.instead.line)
             reply = self.instead.arguments[0] if self.instead.arguments else None
             return self.send(reply) if isinstance(reply, bytes) else self.hide()
         self.decision.sends_login = True
@@ -71,7 +71,7 @@ class Naming:
             self.explain("the owner has no login name: the uid is sent")
             self.decision.system = "OTHER"
             return self.send(b"%d" % self.owner_uid)
-        self.explain(f"the login name is sent: {quoted(self.login)}")
+        self.explain("the login name is sent: {}", self.login)
         return self.send(self.login)
 
     def hide(self) -> Decision:
@@ -88,7 +88,7 @@ class Naming:
             self.picked[replies] = self.choose(replies)
         reply = self.picked[replies]
         if len(replies) > 1:
-            self.explain(f"chosen from {len(replies)} replies: {quoted(reply)}")
+            self.explain("chosen from {} replies: {}", len(replies), reply)
         return reply
 
     def make_up(self, statement: Statement) -> bytes | Unknown | None:
@@ -109,10 +109,10 @@ class Naming:
             if isinstance(mistaken, Unknown):
                 return mistaken
             if not mistaken:
-                self.explain(f"made up: {quoted(name)}")
+                self.explain("made up: {}", name)
                 self.picked[kind] = name
                 return name
-            self.explain(f"made up, and not sent, as it is the name of another user: {quoted(name)}")
+            self.explain("made up, and not sent, as it is the name of another user: {}", name)
         if statement.kind == "pseudonym":
             return Unknown(f"the pseudonyms of uid {self.owner_uid} are login names")
         return None
@@ -151,18 +151,18 @@ class Naming:
         if isinstance(named, str):
             self.not_named(f"the server at {host} port {port} {named}")
             return None
-        self.explain(f"the server at {host} port {port} named {quoted(named)}")
+        self.explain("the server at {} port {} named {}", host, port, named)
         return named if self.is_sendable(named) else None
 
     def not_named(self, reason: str) -> None:
         """Keep why another server named nobody."""
         self.decision.forwarded = reason
-        self.explain(reason)
+        self.explain("{}", reason)
 
     def is_sendable(self, name: bytes) -> bool:
         if can_be_sent(name):
             return True
-        self.explain(f"refused: {quoted(name)} can't be sent: it is empty, or holds a NUL, CR or LF")
+        self.explain("refused: {} can't be sent: it is empty, or holds a NUL, CR or LF", name)
         return False
 
     def send_if_allowed(self, name: bytes, capabilities: frozenset[str]) -> Decision:
@@ -177,13 +177,13 @@ class Naming:
         privileged = self.far_port < _PRIVILEGED
         if capabilities >= {"spoof", "spoof_all"} and ("spoof_privport" in capabilities or not privileged):
             # The name service does not have to be asked.
-            self.explain(f"granted: {quoted(name)} may be sent, whoever has it")
+            self.explain("granted: {} may be sent, whoever has it", name)
             return True
         holder = self.uid_of(name)
         if isinstance(holder, Unknown):
             return holder
         if holder == self.owner_uid:
-            self.explain(f"granted: {quoted(name)} is the owner's own name")
+            self.explain("granted: {} is the owner's own name", name)
             return True
         mistaken = b"" if "spoof_all" in capabilities else self.mistaken_for(name, self.owner_uid)
         if isinstance(mistaken, Unknown) and mistaken.unasked:
@@ -200,12 +200,12 @@ class Naming:
             return False
         if isinstance(mistaken, Unknown):
             return mistaken
-        self.explain(f"granted: {quoted(name)} may be sent")
+        self.explain("granted: {} may be sent", name)
         return True
 
     def refuse(self, capability: str, reason: str) -> None:
         self.decision.lacking.append(capability)
-        self.explain(f"refused: {reason}")
+        self.explain("refused: {}", reason)
 
     def mistaken_for(self, name: bytes, uid: int) -> bytes | Unknown:
         """Return the login name that a client may take a name for, if it is not that of a uid; else ``b""``."""

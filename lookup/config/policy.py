@@ -64,13 +64,13 @@ def decide(
     question = _Question(owner_uid, login, far_end, uid_of, forward, choose, resolve)
     if system is None:
         question.explain("there is no system file, so nobody may do anything")
-        question.decision.rule_steps = 1
+        question.decision.explained_the_rule()
         return question.send_login()
     question.pseudonyms = system.pseudonyms
     selection = Selection((pack_end(server), far_end), question.explain)
     rules = selection.rules(system, owner_uid, resolve_rule)
     question.decision.rule = selection.rule or NO_RULE
-    question.decision.rule_steps = len(question.decision.steps)
+    question.decision.explained_the_rule()
     if isinstance(rules, Unknown):
         return question.give_up(rules)
     cases: list[_Case] = [(rule, None) for rule in rules if rule is not None and rule.force is not None]
@@ -133,22 +133,22 @@ class _Question(Naming):
             if one.sends_login != first.sends_login:
                 first.sends_login = doubt
         assert first is not None
-        first.steps.append("the reply is the same whether the blocks apply that can't be judged, or not")
+        first.explain("the reply is the same whether the blocks apply that can't be judged, or not")
         return first
 
     def decide_case(self, rule: Range | None, block: UserBlock | None) -> Decision:
         """Decide what comes of one range of the system file and one block of the owner's."""
         if rule is not None and rule.force is not None:
             self.decision.rule = rule.rule
-            self.explain(f"it forces {rule.force} (line {rule.force.line})")
-            self.decision.rule_steps = len(self.decision.steps)
+            self.explain("it forces {} (line {})", rule.force, rule.force.line)
+            self.decision.explained_the_rule()
             return self.do_forced(rule.force)
         self.instead = rule.instead if rule is not None else None
         if block is None:
             self.explain("the owner's file says nothing about this connection")
             return self.send_login()
         self.decision.statement_at = block.rule
-        self.explain(f"the owner's statement at {block.rule} is the last that matches: {block.statement}")
+        self.explain("the owner's statement at {} is the last that matches: {}", block.rule, block.statement)
         return self.do_stated(block.statement, rule.capabilities if rule else frozenset())
 
     def fork(self, doubt: Unknown) -> _Question:
@@ -157,11 +157,8 @@ class _Question(Naming):
         fork.__dict__.update(self.__dict__)
         fork.forward = lambda *_: doubt
         fork.decision = Decision(self.decision.login)
-        fork.explain = fork.decision.steps.append
-        fork.decision.files, fork.decision.path = self.decision.files, self.decision.path
-        fork.decision.rule = self.decision.rule
-        fork.decision.steps += self.decision.steps
-        fork.decision.rule_steps = self.decision.rule_steps
+        fork.decision.begin_like(self.decision)
+        fork.explain = fork.decision.explain
         return fork
 
     def do_forced(self, statement: Statement) -> Decision:
@@ -191,7 +188,7 @@ class _Question(Naming):
         if statement.kind not in capabilities:
             self.refuse(statement.kind, f"{statement.kind} is not allowed")
             return self.send_login()
-        self.explain(f"granted: {statement.kind} is allowed")
+        self.explain("granted: {} is allowed", statement.kind)
         if statement.kind == "hide":
             return self.hide()
         if statement.kind in INVENTED:

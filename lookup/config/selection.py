@@ -24,7 +24,8 @@ class Selection:
     ``doubt``: why there are several candidates, or None.
     """
 
-    def __init__(self, ends: tuple[End, End], explain: Callable[[str], None]) -> None:
+    def __init__(self, ends: tuple[End, End], explain: Callable[..., None]) -> None:
+        """:param explain: see `Decision.explain`."""
         self._ends = ends
         self._explain = explain
         self.rule = ""
@@ -45,7 +46,7 @@ class Selection:
             self._found(matching, "the user's own block")
             found += matching
             if not certain:
-                self._explain(f"no block for this user in {system.path} matches" + (" for sure" if found else ""))
+                self._explain("no block for this user in {} matches{}", system.path, " for sure" if found else "")
         else:
             # Whoever has a block of their own has no other one. Any other may have a name that can't be asked for.
             for ranges, why in system.doubtful:
@@ -55,13 +56,13 @@ class Selection:
 
     def _default(self, system: System, resolve: Resolve) -> list[Range | None]:
         if system.default is None:
-            self._explain(f"{system.path} has no default block, so nothing is allowed")
+            self._explain("{} has no default block, so nothing is allowed", system.path)
             return [None]
         found, certain = self._candidates(system.default, resolve)
         self._found(found, "the default block")
         if certain:
             return [*found]
-        self._explain(f"nothing in the default block of {system.path} matches, so nothing is allowed")
+        self._explain("nothing in the default block of {} matches, so nothing is allowed", system.path)
         return [*found, None]
 
     def blocks(self, blocks: Sequence[UserBlock], resolve: Resolve) -> list[UserBlock | None]:
@@ -92,7 +93,6 @@ class Selection:
     def _found(self, matching: Sequence[Range], of: str) -> None:
         if matching and not self.rule:
             self.rule = matching[0].rule
-            self._explain(f"the rule at {self.rule}, in {of}, is the last that matches")
+            self._explain("the rule at {}, in {}, is the last that matches", self.rule, of)
             if matching[0].force is None:
-                allowed = ", ".join(sorted(matching[0].capabilities)) or "nothing"
-                self._explain(f"it allows {allowed}")
+                self._explain("it allows {}", matching[0].capabilities)

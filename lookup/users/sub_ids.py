@@ -52,17 +52,18 @@ class SubIds:
     """The ranges of uids, as SUBUID had them when it was read. It changes when users are added."""
 
     def __init__(self) -> None:
-        #: In order: the first uid of each range, and with it the last, and the holder.
-        self._firsts: list[int] = []
-        self._ranges: list[tuple[int, int]] = []
+        #: In order: the first uid of each range; and for each the last, and the holder. Both at once, as other threads
+        #: look while one reads.
+        self._known: tuple[list[int], list[tuple[int, int]]] = [], []
         #: What showed any change of the file when it was read.
         self._seen: tuple[int, ...] = ()
 
     def holder(self, uid: int) -> int:
         """Return who may have given a uid to a process: the user with such a range, or the uid itself."""
-        at = bisect_right(self._firsts, uid) - 1
+        firsts, ranges = self._known
+        at = bisect_right(firsts, uid) - 1
         if at >= 0:
-            last, holder = self._ranges[at]
+            last, holder = ranges[at]
             if uid <= last:
                 return holder
         return uid
@@ -82,10 +83,7 @@ class SubIds:
             # ENOENT: nobody has such a range. EACCES, EMFILE and the like: what was known before is the best guess.
             return
         found = sorted(_understood(lines))
-        # In this order: whoever looks meanwhile finds no range, or its own.
-        self._firsts, self._ranges = [], []
-        self._ranges = [(last, holder) for _, last, holder in found]
-        self._firsts = [first for first, _, _ in found]
+        self._known = [first for first, *_ in found], [(last, holder) for _, last, holder in found]
 
 
 def _signature() -> tuple[int, ...]:
