@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import re
 import string
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from identd import HiddenUser, IdentError, IdentServer, InvalidPort, NoUser
-from identserver.protocol import Failure
+from identserver.protocol import Failure, parse_ports, parse_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,6 +185,47 @@ def test_invalid_queries(line: bytes) -> None:
     server = Server()
     assert told(line + b"\r\n", server) is None
     assert server.asked == []
+
+
+#: What a query is, without its line's end, and what a port is: the specification. The program reads them without `re`.
+QUERY = re.compile(rb"[ \t]*([!-+\-./0-9;-~]{1,20})[ \t]*,[ \t]*([!-+\-./0-9;-~]{1,20})[ \t]*")
+PORT = re.compile(rb"0{0,4}[1-9]|0{0,3}[1-9][0-9]|0{0,2}[1-9][0-9]{2}|0?[1-9][0-9]{3}|[1-5][0-9]{4}"
+                  rb"|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]")  # fmt: skip
+
+_TOKENS = st.one_of(
+    st.integers(0, 70_000).map(b"%d".__mod__), st.binary(max_size=3), st.from_regex(PORT, fullmatch=True),
+    st.text(string.digits, max_size=22).map(str.encode), st.text(string.printable, max_size=22).map(str.encode),
+)  # fmt: skip
+_SPACES = st.text(" \t", max_size=3).map(str.encode)
+
+#: Lines that are queries, or nearly so, and any others.
+_LINES = st.one_of(
+    st.tuples(_SPACES, _TOKENS, _SPACES, st.just(b","), _SPACES, _TOKENS, _SPACES).map(b"".join),
+    st.from_regex(QUERY, fullmatch=True), st.binary(max_size=60),
+    st.lists(st.sampled_from([b" ", b"\t", b",", b":", b"1", b"65536", b"~", b"\x7f", b"\n", b"\r", b"\0"])).map(
+        b"".join
+    ),
+)  # fmt: skip
+
+
+@given(_LINES)
+@example(b"1" * 20 + b"," + b"~" * 20)
+@example(b"1" * 21 + b",1")
+@example(b"1,1\n")
+def test_what_a_query_is(line: bytes) -> None:
+    """What reads queries without regular expressions agrees with the one that says what they are, and so with ports."""
+    match = QUERY.fullmatch(line)
+    assert parse_query(line) == (match and match.groups())
+    ports = [int(token) for token in match.groups() if PORT.fullmatch(token)] if match else []
+    assert parse_ports(line) == (tuple(ports) if len(ports) == 2 else None)
+
+
+def test_each_octet_in_a_query() -> None:
+    """So they do about every octet, wherever it stands: before, in, between and after the tokens."""
+    for octet, place in itertools.product(range(256), range(6)):
+        line = b"12,34"[:place] + bytes([octet]) + b"12,34"[place:]
+        match = QUERY.fullmatch(line)
+        assert parse_query(line) == (match and match.groups()), line
 
 
 def test_a_line_may_have_999_octets_and_its_end() -> None:
