@@ -10,7 +10,7 @@ import contextlib
 import socket
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -77,6 +77,15 @@ _PIDS = {
     "user": "setpriv --reuid {0} --clear-groups unshare --user --map-root-user --pid --fork --kill-child",
     "inner": "unshare --user --map-root-user --pid --fork --kill-child",
 }
+
+
+class Net(NamedTuple):
+    """The addresses of one family."""
+
+    behind: str
+    inner: str
+    outer: str
+    there: str
 
 
 class Judged:
@@ -172,17 +181,20 @@ class Judged:
                 yield port
 
     def asked(
-        self, form: str, ports: tuple[int, int], *options: str, target: str = "", led_to: int = 0, by: str = ""
-    ) -> str:
+        self, form: str, ports: tuple[int, int], *options: str, target: str = "", led_to: int = 0, by: str = "",
+        transparent: bool = False, asker: str = "",
+    ) -> str:  # fmt: skip
         """Return the reply to a query, without the ports, of an identd that root starts on the judged host.
 
         :param target: the address that is asked. :param led_to: the port here that a rule leads the query's to.
-        :param by: words to put before the command.
+        :param by: words to put before the command. :param transparent: whether a rule may leave the query the address
+            that it is for. :param asker: the address of who asks, behind; ``""``: the far end does.
         """
         target = target or self.gateway.OUTER
-        asker = self.gateway.THERE_6 if ":" in target else self.gateway.THERE
+        there, called = self.path(self.gateway.here if asker else self.gateway.there), (target, 113)
+        asker = asker or (self.gateway.THERE_6 if ":" in target else self.gateway.THERE)
         listens = self.gateway.OUTER_6 if ":" in target else self.gateway.OUTER
-        question = self.path(self.gateway.there), form, ports, options, (listens, led_to), (target, 113), asker, by
+        question = there, form, ports, options, (listens, led_to), called, asker, by, transparent
         reply, self.log = self.host.tell("judged.ask(*question)", question=question)
         return str(reply)
 
@@ -213,7 +225,7 @@ class Judged:
 
 def ask(
     there: str, form: str, ports: tuple[int, int], options: list[str], listens: tuple[str, int],
-    target: tuple[str, int], asker: str, by: str,
+    target: tuple[str, int], asker: str, by: str, transparent: bool,
 ) -> tuple[str, str]:  # fmt: skip
     """On the judged host: ask an identd of its own from outside; return the reply, and its log."""
     family = socket.AF_INET6 if ":" in asker else socket.AF_INET
@@ -221,6 +233,8 @@ def ask(
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(listens, family=family))
         listener.settimeout(PATIENCE)
+        if transparent:
+            be_transparent(listener)
         if form == "warm":
             process = stack.enter_context(ending(start(command, listener)))
             until_it_serves(process)
@@ -239,6 +253,14 @@ def ask(
         return reply, process.stderr.read().decode()
 
 
+def be_transparent(one: socket.socket) -> None:
+    """Let a socket have addresses of others; that takes CAP_NET_ADMIN (ip(7), linux/in6.h)."""
+    if one.family == socket.AF_INET6:
+        one.setsockopt(socket.IPPROTO_IPV6, 75, 1)  # IPV6_TRANSPARENT
+    else:
+        one.setsockopt(socket.IPPROTO_IP, 19, 1)  # IP_TRANSPARENT
+
+
 @pytest.fixture(scope="module")
 def judged(gateway: Gateway) -> Iterator[Judged]:
     """The gateway as a judged host; the far end listens."""
@@ -252,3 +274,12 @@ def judged(gateway: Gateway) -> Iterator[Judged]:
                 stack.enter_context(socket.create_server((host, FAR), family=family))
         hosts = Judged(gateway, user, stack.enter_context(readable_folder()))
         yield stack.enter_context(contextlib.closing(hosts))
+
+
+@pytest.fixture(params=("IPv4", "IPv6"))
+def net(judged: Judged, request: pytest.FixtureRequest) -> Net:
+    """The addresses of IPv4, then of IPv6."""
+    gateway = judged.gateway
+    if request.param == "IPv4":
+        return Net(gateway.HERE, gateway.INNER, gateway.OUTER, gateway.THERE)
+    return Net(gateway.HERE_6, gateway.INNER_6, gateway.OUTER_6, gateway.THERE_6)

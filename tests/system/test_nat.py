@@ -6,38 +6,16 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from helpers.askers import FORMS
 from helpers.hosts import nameless_uid
-from helpers.judged import FAR, OUTSIDE, REAL, REDIRECTED, Judged
-
-if TYPE_CHECKING:
-    pass
+from helpers.judged import FAR, OUTSIDE, REAL, REDIRECTED, Judged, Net
 
 pytest_plugins = ["helpers.gateways", "helpers.judged"]
 
 #: A published port.
 PUBLISHED = 8080
-
-
-class Net(NamedTuple):
-    """The addresses of one family."""
-
-    behind: str
-    inner: str
-    outer: str
-    there: str
-
-
-@pytest.fixture(params=("IPv4", "IPv6"))
-def net(judged: Judged, request: pytest.FixtureRequest) -> Net:
-    """The addresses of IPv4, then of IPv6."""
-    gateway = judged.gateway
-    if request.param == "IPv4":
-        return Net(gateway.HERE, gateway.INNER, gateway.OUTER, gateway.THERE)
-    return Net(gateway.HERE_6, gateway.INNER_6, gateway.OUTER_6, gateway.THERE_6)
 
 
 @pytest.mark.parametrize("form", FORMS)
