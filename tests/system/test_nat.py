@@ -139,7 +139,7 @@ def test_a_zone(judged: Judged, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_containers_was_first(judged: Judged, form: str) -> None:
+def test_the_containers_was_first(judged: Judged, net: Net, form: str) -> None:
     """W8: a local user has a socket with the very ends that a container's connection has outside."""
     uid = judged.user.pw_uid
     gateway = judged.gateway
@@ -148,31 +148,33 @@ def test_the_containers_was_first(judged: Judged, form: str) -> None:
         judged.living("behind", gateway.here, nameless_uid()),
         judged.living("bob", "", uid, image=False),
     ):
-        judged.dials("behind", gateway.THERE, gateway.HERE)
-        judged.dials("bob", gateway.THERE, gateway.OUTER, port=OUTSIDE)
-        assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:OTHER:{nameless_uid()}", judged.log
-        assert judged.asked(form, (OUTSIDE, FAR)) == f"USERID:UNIX:{judged.user.pw_name}"
+        judged.dials("behind", net.there, net.behind)
+        judged.dials("bob", net.there, net.outer, port=OUTSIDE)
+        said = judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer)
+        assert said == f"USERID:OTHER:{nameless_uid()}", judged.log
+        assert judged.asked(form, (OUTSIDE, FAR), target=net.outer) == f"USERID:UNIX:{judged.user.pw_name}"
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_stale_entry(judged: Judged, form: str) -> None:
+def test_a_stale_entry(judged: Judged, net: Net, form: str) -> None:
     """Its socket has gone, and conntrack's entry has not: nobody, whoever has the port by now."""
     gateway = judged.gateway
-    with judged.masqueraded(judged.user.pw_uid, image=False):
+    with judged.masqueraded(judged.user.pw_uid, there=net.there, source=net.behind, image=False):
         with gateway.forgetting():
             judged.within("behind", "kept.pop().close()")
-        assert judged.asked(form, (OUTSIDE, FAR), "-m") == "ERROR:NO-USER", judged.log
+        assert judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer) == "ERROR:NO-USER", judged.log
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_dead_container(judged: Judged, form: str) -> None:
+def test_a_dead_container(judged: Judged, net: Net, form: str) -> None:
     """Its processes have ended, its namespace may have too."""
     gateway = judged.gateway
     with contextlib.ExitStack() as stack:
-        stack.enter_context(judged.masqueraded(judged.user.pw_uid))
+        stack.enter_context(judged.masqueraded(judged.user.pw_uid, there=net.there, source=net.behind))
         stack.enter_context(gateway.forgetting())
         judged.host.tell("people['behind'].close()")
-        assert judged.asked(form, (OUTSIDE, FAR), "-m") in ("ERROR:NO-USER", "ERROR:UNKNOWN-ERROR"), judged.log
+        said = judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer)
+        assert said in ("ERROR:NO-USER", "ERROR:UNKNOWN-ERROR"), judged.log
 
 
 def test_explained(judged: Judged) -> None:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.askers import FORMS
 from helpers.hosts import inside, ip, nameless_uid
-from helpers.judged import FAR, MASQUERADING, OUTSIDE, REAL, Judged
+from helpers.judged import FAR, MASQUERADING, OUTSIDE, REAL, Judged, Net
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytest_plugins = ["helpers.gateways", "helpers.judged"]
+
 
 @contextlib.contextmanager
 def namespace(judged: Judged, name: str) -> Iterator[str]:
@@ -31,119 +32,156 @@ def namespace(judged: Judged, name: str) -> Iterator[str]:
         ip("netns", "del", full)
 
 
-def joined(around: str, inner: str, device: str, outside: str, inside: str) -> None:
-    """Join two network namespaces by a link with an address at each end."""
+@contextlib.contextmanager
+def joined(net: Net, around: str, inner: str, device: str, number: int) -> Iterator[None]:
+    """Join two network namespaces by a link with an address at each end (see `hosts`)."""
     ip("link", "add", "name", device, "type", "veth", "peer", "name", "eth0", "netns", inner, namespace=around)
-    for place, name, host in ((around, device, outside), (inner, "eth0", inside)):
-        ip("addr", "add", f"{host}/24", "dev", name, namespace=place)
-        ip("link", "set", name, "up", namespace=place)
-    ip("route", "add", "default", "via", outside, namespace=inner)
+    try:
+        outside, within = hosts(net, number)
+        for place, name, host in ((around, device, outside), (inner, "eth0", within)):
+            ip("addr", "add", *prefixed(host), "dev", name, namespace=place)
+            ip("link", "set", name, "up", namespace=place)
+        ip("route", "add", "default", "via", outside, namespace=inner)
+        yield
+    finally:
+        # Its namespace may end later, by itself, and the name is wanted again.
+        ip("link", "del", device, namespace=around)
 
 
-def twin(judged: Judged, name: str, source: str) -> None:
+def hosts(net: Net, number: int) -> tuple[str, str]:
+    """Return the addresses of a link's two ends, the outer one first."""
+    network = f"fd94:{number}::" if ":" in net.there else f"10.94.{number}."
+    return f"{network}1", f"{network}2"
+
+
+def prefixed(host: str) -> list[str]:
+    """Return an address with its network's length, and what makes it one at once."""
+    return [f"{host}/64", "nodad"] if ":" in host else [f"{host}/24"]
+
+
+def version(net: Net) -> str:
+    """Return the word for ip(8) that says of which family a rule is."""
+    return "-6" if ":" in net.there else "-4"
+
+
+def masqueraded(judged: Judged, net: Net) -> contextlib.AbstractContextManager[None]:
+    """Have a process of the user's behind have a connection, which this host masquerades."""
+    return judged.masqueraded(judged.user.pw_uid, there=net.there, source=net.behind, image=False)
+
+
+def twin(judged: Judged, net: Net, name: str) -> None:
     """Have somebody who is root of a network namespace make "the same" connection, between two addresses of their own.
 
     Both are on the loopback device.
     """
     judged.within(name, "import subprocess")
-    for host in (source, judged.gateway.THERE):
-        judged.within(
-            name, "subprocess.run(words, check=True).returncode", words=["ip", "addr", "add", f"{host}/32", "dev", "lo"]
-        )
-    judged.within(name, "listener = socket.create_server((host, port))", host=judged.gateway.THERE, port=FAR)
-    judged.within(name, "dial(address, source=here)", address=(judged.gateway.THERE, FAR), here=(source, REAL))
+    for host in (net.behind, net.there):
+        words = ["ip", "addr", "add", host, "dev", "lo", *(["nodad"] if ":" in host else [])]
+        judged.within(name, "subprocess.run(words, check=True).returncode", words=words)
+    listen = "listener = socket.create_server((host, port), family=family_of(host))"
+    judged.within(name, listen, host=net.there, port=FAR)
+    judged.within(name, "dial(address, source=here)", address=(net.there, FAR), here=(net.behind, REAL))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_forged_one_is_never_named(judged: Judged, form: str) -> None:
+def test_a_forged_one_is_never_named(judged: Judged, net: Net, form: str) -> None:
     """Any user may make a network namespace that is not joined to ours: no twin in it counts, stale or true."""
     gateway, uid = judged.gateway, nameless_uid()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(judged.masqueraded(judged.user.pw_uid, image=False))
+        stack.enter_context(masqueraded(judged, net))
         forged = stack.enter_context(namespace(judged, "forged"))
         stack.enter_context(judged.living("mallory", forged, 0, image=False))
-        twin(judged, "mallory", gateway.HERE)
+        twin(judged, net, "mallory")
         judged.within("mallory", "os.setuid(uid); checked(libc.prctl(4, 1, 0, 0, 0))", uid=uid)
-        assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:UNIX:{judged.user.pw_name}", judged.log
+        named = f"USERID:UNIX:{judged.user.pw_name}"
+        assert judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer) == named, judged.log
         with gateway.forgetting():
             judged.within("behind", "kept.pop().close()")
-        assert judged.asked(form, (OUTSIDE, FAR), "-m") == "ERROR:NO-USER", judged.log
+        assert judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer) == "ERROR:NO-USER", judged.log
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_root_of_a_joined_one_forges(judged: Judged, form: str) -> None:
+def test_root_of_a_joined_one_forges(judged: Judged, net: Net, form: str) -> None:
     """Root of a container that is joined to ours has a twin: whom the packets go to is named, or nobody is."""
     gateway = judged.gateway
     with contextlib.ExitStack() as stack:
-        stack.enter_context(judged.masqueraded(judged.user.pw_uid, image=False))
+        stack.enter_context(masqueraded(judged, net))
         other = stack.enter_context(namespace(judged, "other"))
-        joined(gateway.gate, other, "other", "10.93.0.1", "10.93.0.2")
+        stack.enter_context(joined(net, gateway.gate, other, "other", 9))
         stack.enter_context(judged.living("mallory", other, 0, image=False))
-        twin(judged, "mallory", gateway.HERE)
+        twin(judged, net, "mallory")
         named = f"USERID:UNIX:{judged.user.pw_name}"
-        assert judged.asked(form, (OUTSIDE, FAR), "-m") == named, judged.log
+        assert judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer) == named, judged.log
         with gateway.forgetting():
             judged.within("behind", "kept.pop().close()")
-        assert judged.asked(form, (OUTSIDE, FAR), "-m") == "ERROR:NO-USER", judged.log
+        assert judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer) == "ERROR:NO-USER", judged.log
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_two_that_fit(judged: Judged, form: str) -> None:
+def test_two_that_fit(judged: Judged, net: Net, form: str) -> None:
     """Where the route does not tell which network namespace is meant, two owners are none."""
     gateway = judged.gateway
     with contextlib.ExitStack() as stack:
-        ip("rule", "add", "fwmark", "77", "table", "main", namespace=gateway.gate)
-        stack.callback(ip, "rule", "del", "fwmark", "77", "table", "main", namespace=gateway.gate)
-        stack.enter_context(judged.masqueraded(judged.user.pw_uid, image=False))
-        assert judged.asked(form, (OUTSIDE, FAR), "-m") == f"USERID:UNIX:{judged.user.pw_name}", judged.log
+        rule = "fwmark", "77", "table", "main"
+        ip(version(net), "rule", "add", *rule, namespace=gateway.gate)
+        stack.callback(ip, version(net), "rule", "del", *rule, namespace=gateway.gate)
+        stack.enter_context(masqueraded(judged, net))
+        named = f"USERID:UNIX:{judged.user.pw_name}"
+        assert judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer) == named, judged.log
         other = stack.enter_context(namespace(judged, "other"))
-        joined(gateway.gate, other, "other", "10.93.0.1", "10.93.0.2")
+        stack.enter_context(joined(net, gateway.gate, other, "other", 9))
         stack.enter_context(judged.living("mallory", other, 0, image=False))
-        twin(judged, "mallory", gateway.HERE)
-        assert judged.asked(form, (OUTSIDE, FAR), "-m") == "ERROR:UNKNOWN-ERROR"
+        twin(judged, net, "mallory")
+        assert judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer) == "ERROR:UNKNOWN-ERROR"
         assert "different owners fit" in judged.log
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("translates", (True, False), ids=("NAT", "routed"))
-def test_layers(judged: Judged, form: str, translates: bool) -> None:
+def test_layers(judged: Judged, net: Net, form: str, translates: bool) -> None:
     """Containers in containers, three deep, whether these translate or route; a fourth is too deep to be named."""
     gateway = judged.gateway
     named = f"USERID:UNIX:{judged.user.pw_name}"
     with contextlib.ExitStack() as stack:
-        stack.enter_context(gateway.translating(MASQUERADING.format(OUTSIDE)))
         around = gateway.here
         for layer in (2, 3, 4):
             inner = stack.enter_context(namespace(judged, f"layer{layer}"))
-            joined(around, inner, f"down{layer}", f"10.94.{layer}.1", f"10.94.{layer}.2")
+            stack.enter_context(joined(net, around, inner, f"down{layer}", layer))
             with inside(around):
-                Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+                for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+                    Path("/proc/sys/net", setting).write_text("1")
             if translates:
                 rule = f"oifname {'eth0' if layer > 2 else 'in'} masquerade"
                 stack.enter_context(gateway.translating(rule, namespace=around))
             else:
-                for outer, device, hop in routes_to(judged, layer):
-                    ip("route", "add", f"10.94.{layer}.0/24", "via", hop, "dev", device, namespace=outer)
-                    stack.callback(ip, "route", "del", f"10.94.{layer}.0/24", "dev", device, namespace=outer)
+                network = prefixed(hosts(net, layer)[0])[0].replace("::1/", "::/").replace(".1/", ".0/")
+                for outer, device, hop in routes_to(judged, net, layer):
+                    ip("route", "add", network, "via", hop, "dev", device, namespace=outer)
+                    stack.callback(ip, "route", "del", network, "dev", device, namespace=outer)
             # A namespace that has neither a name nor a process is not to be seen.
             stack.enter_context(judged.living(f"router{layer}", around, nameless_uid()))
-            with judged.living("deep", inner, judged.user.pw_uid, image=False):
-                judged.dials("deep", gateway.THERE, f"10.94.{layer}.2")
+            # A port for each: conntrack keeps it for some seconds.
+            port = OUTSIDE + layer
+            with (
+                gateway.translating(MASQUERADING.format(port)),
+                judged.living("deep", inner, judged.user.pw_uid, image=False),
+            ):
+                judged.dials("deep", net.there, hosts(net, layer)[1])
                 expected = named if layer < 4 else "ERROR:UNKNOWN-ERROR"
-                assert judged.asked(form, (OUTSIDE, FAR), "-m") == expected, judged.log
+                assert judged.asked(form, (port, FAR), "-m", target=net.outer) == expected, judged.log
             around = inner
 
 
-def routes_to(judged: Judged, layer: int) -> list[tuple[str, str, str]]:
+def routes_to(judged: Judged, net: Net, layer: int) -> list[tuple[str, str, str]]:
     """Return by which device, and which next hop, each host around a layer but the next reaches it."""
     gateway = judged.gateway
-    hosts = [(gateway.gate, "in", gateway.HERE), (gateway.here, "down2", "10.94.2.2")]
-    hosts += [(f"{gateway.gate}-layer{n}", f"down{n + 1}", f"10.94.{n + 1}.2") for n in (2, 3)]
-    return hosts[: layer - 1]
+    steps = [(gateway.gate, "in", net.behind), (gateway.here, "down2", hosts(net, 2)[1])]
+    steps += [(f"{gateway.gate}-layer{n}", f"down{n + 1}", hosts(net, n + 1)[1]) for n in (2, 3)]
+    return steps[: layer - 1]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_routed_container(judged: Judged, form: str) -> None:
+def test_a_routed_container(judged: Judged, net: Net, form: str) -> None:
     """The query is led here that was for the container's own address, and nothing else is translated."""
     gateway = judged.gateway
     rule = "iifname out tcp dport 113 redirect to :1130"
@@ -152,11 +190,11 @@ def test_a_routed_container(judged: Judged, form: str) -> None:
         judged.living("behind", gateway.here, judged.user.pw_uid, image=False),
         judged.living("bob", "", nameless_uid(), image=False),
     ):
-        for name, host in (("behind", gateway.HERE), ("bob", gateway.OUTER)):
-            judged.dials(name, gateway.THERE, host, port=REAL + 1)
+        for name, host in (("behind", net.behind), ("bob", net.outer)):
+            judged.dials(name, net.there, host, port=REAL + 1)
         named = f"USERID:UNIX:{judged.user.pw_name}"
-        assert judged.asked(form, (REAL + 1, FAR), "-m", target=gateway.HERE, led_to=1130) == named, judged.log
-        assert judged.asked(form, (REAL + 1, FAR), target=gateway.HERE, led_to=1130) == "ERROR:NO-USER"
+        assert judged.asked(form, (REAL + 1, FAR), "-m", target=net.behind, led_to=1130) == named, judged.log
+        assert judged.asked(form, (REAL + 1, FAR), target=net.behind, led_to=1130) == "ERROR:NO-USER"
 
 
 #: How many network namespaces there are beside the container's.
