@@ -59,9 +59,16 @@ def prefixed(host: str) -> list[str]:
     return [f"{host}/64", "nodad"] if ":" in host else [f"{host}/24"]
 
 
-def version(net: Net) -> str:
-    """Return the word for ip(8) that says of which family a rule is."""
-    return "-6" if ":" in net.there else "-4"
+@contextlib.contextmanager
+def untold(judged: Judged, net: Net) -> Iterator[None]:
+    """Have a rule that may lead packets elsewhere, so that the route does not tell which namespace is meant."""
+    rule = "fwmark", "77", "table", "main"
+    version = "-6" if ":" in net.there else "-4"
+    ip(version, "rule", "add", *rule, namespace=judged.gateway.gate)
+    try:
+        yield
+    finally:
+        ip(version, "rule", "del", *rule, namespace=judged.gateway.gate)
 
 
 def masqueraded(judged: Judged, net: Net) -> contextlib.AbstractContextManager[None]:
@@ -85,7 +92,10 @@ def twin(judged: Judged, net: Net, name: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_forged_one_is_never_named(judged: Judged, net: Net, form: str) -> None:
-    """Any user may make a network namespace that is not joined to ours: no twin in it counts, stale or true."""
+    """Any user may make a network namespace that is not joined to ours: no twin in it counts, stale or true.
+
+    So it is where the route tells which one is meant, and where all that are joined are searched.
+    """
     gateway, uid = judged.gateway, nameless_uid()
     with contextlib.ExitStack() as stack:
         stack.enter_context(masqueraded(judged, net))
@@ -95,9 +105,13 @@ def test_a_forged_one_is_never_named(judged: Judged, net: Net, form: str) -> Non
         judged.within("mallory", "os.setuid(uid); checked(libc.prctl(4, 1, 0, 0, 0))", uid=uid)
         named = f"USERID:UNIX:{judged.user.pw_name}"
         assert judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer) == named, judged.log
+        with untold(judged, net):
+            assert judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer) == named, judged.log
         with gateway.forgetting():
             judged.within("behind", "kept.pop().close()")
         assert judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer) == "ERROR:NO-USER", judged.log
+        with untold(judged, net):
+            assert judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer) == "ERROR:NO-USER", judged.log
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -122,9 +136,7 @@ def test_two_that_fit(judged: Judged, net: Net, form: str) -> None:
     """Where the route does not tell which network namespace is meant, two owners are none."""
     gateway = judged.gateway
     with contextlib.ExitStack() as stack:
-        rule = "fwmark", "77", "table", "main"
-        ip(version(net), "rule", "add", *rule, namespace=gateway.gate)
-        stack.callback(ip, version(net), "rule", "del", *rule, namespace=gateway.gate)
+        stack.enter_context(untold(judged, net))
         stack.enter_context(masqueraded(judged, net))
         named = f"USERID:UNIX:{judged.user.pw_name}"
         assert judged.asked(form, (OUTSIDE, FAR), "-m", target=net.outer) == named, judged.log
