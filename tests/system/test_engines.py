@@ -68,6 +68,7 @@ dockerd.wait(60)
 for group in [*groups.glob("*" + parent), pathlib.Path(str(groups) + parent)]:
     if group.exists():
         group.rmdir()
+        group.parent.rmdir()
 None
 """
 
@@ -152,7 +153,8 @@ def docker(engines: Engines) -> Iterator[list[str]]:
     folder, user = engines.folder, engines.judged.user.pw_name
     for name in ("docker", "containerd", "runc", "iptables"):
         program(name)
-    parent = f"/identd-{os.getpid()}"
+    # As Docker's own is, in a folder whose groups are ours.
+    parent = f"/identd-{os.getpid()}/docker"
     daemon = [program("dockerd"), "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"]
     daemon += ["--pidfile", f"{folder}/pid", "-H", f"unix://{folder}/socket", "--storage-driver", "vfs"]
     daemon += [f"--userns-remap={user}:{user}", "--cgroup-parent", parent, "--exec-opt", "native.cgroupdriver=cgroupfs"]
@@ -172,11 +174,15 @@ def docker(engines: Engines) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_docker(engines: Engines, docker: list[str], form: str) -> None:
-    """A user of an image is a number, never the user of the host who has the same uid."""
+    """A user of an image is a number, never the user of the host who has the same uid; the log names the container."""
     words = ["run", "--detach", "--userns=host", "--user"]
     for uid in (IMAGES_UID, engines.judged.user.pw_uid):
         with engines.calling(*docker, *words, str(uid)) as ports:
             assert engines.judged.asked(form, ports, "-m") == f"USERID:OTHER:{uid}", engines.judged.log
+            # One at a time runs.
+            name = f"in container {engines.run(*docker, 'ps', '--quiet', '--no-trunc')[:12]} (docker)"
+            assert name in engines.judged.log
+            assert name in engines.judged.explained(ports, "-m")
 
 
 def test_docker_maps_users(engines: Engines, docker: list[str]) -> None:
@@ -220,17 +226,49 @@ def podman(folder: Path) -> list[str]:
 RUN = ["run", "--detach", "--cgroups=disabled", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
 
 
+#: On the judged host: the container's processes are in a control group as Podman has systemd make one.
+_SCOPE = """
+systemd = pathlib.Path("/sys/fs/cgroup/systemd")
+scope = (systemd if systemd.is_dir() else systemd.parent) / parent / f"libpod-{number}.scope"
+scope.mkdir(parents=True)
+inside = os.stat(f"/proc/{pid}/ns/pid").st_ino
+for process in pathlib.Path("/proc").glob("[0-9]*"):
+    if os.path.exists(process / "ns/pid") and os.stat(process / "ns/pid").st_ino == inside:
+        (scope / "cgroup.procs").write_text(process.name)
+None
+"""
+
+#: When these have ended.
+_NO_SCOPE = """
+for group in (scope, scope.parent) if "scope" in globals() else ():
+    group.rmdir()
+None
+"""
+
+
 def test_podman_maps_users(engines: Engines) -> None:
-    """With a map of sub-ids their owner is named, whoever it is inside."""
+    """With a map of sub-ids their owner is named, whoever it is inside; the log names the container.
+
+    For its name, its processes are put where systemd would have them: none is there that Podman could ask.
+    """
     folder = engines.folder / "podman"
     folder.mkdir()
     words = podman(folder)
     engines.run(*words, "import", str(engines.image), "identd-test")
     first, count = SUB_IDS
     maps = ["--uidmap", f"0:{first}:{count}", "--gidmap", f"0:{first}:{count}"]
-    with engines.calling(*words, *RUN, *maps, "--user", str(IMAGES_UID)) as ports:
+    host, parent = engines.judged.host, f"identd-{os.getpid()}-podman"
+    with contextlib.ExitStack() as stack:
+        stack.callback(host.tell, _NO_SCOPE)
+        ports = stack.enter_context(engines.calling(*words, *RUN, *maps, "--user", str(IMAGES_UID)))
+        number = engines.run(*words, "ps", "--quiet", "--no-trunc")
+        pid = engines.run(*words, "inspect", "--format", "{{.State.Pid}}", number)
+        host.tell(_SCOPE, parent=parent, number=number, pid=pid)
         named = f"USERID:UNIX:{engines.judged.user.pw_name}"
         assert engines.judged.asked("single", ports, "-m") == named, engines.judged.log
+        name = f"in container {number[:12]} (libpod)"
+        assert name in engines.judged.log
+        assert name in engines.judged.explained(ports, "-m")
 
 
 def test_podman_without_root(engines: Engines) -> None:
