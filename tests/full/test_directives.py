@@ -36,6 +36,8 @@ CASES = {
     "network drop-in": Case("RestrictAddressFamilies=AF_INET AF_INET6\nIPAddressDeny="),
     "PrivateUsers": Case("PrivateUsers=yes", "everybody"),
     "PrivateUsers=identity": Case("PrivateUsers=identity", "some"),
+    # systemd up to 257 ignores it.
+    "PrivateUsers=full": Case("PrivateUsers=full", "some"),
     "PrivateNetwork": Case("PrivateNetwork=yes", "everybody"),
     "no AF_NETLINK": Case("RestrictAddressFamilies=\nRestrictAddressFamilies=AF_UNIX", "everybody"),
     "no AF_UNIX": Case("RestrictAddressFamilies=\nRestrictAddressFamilies=AF_NETLINK", "others"),
