@@ -16,6 +16,9 @@ from helpers.machine import ROOT, skip
 OLDEST = ("pyroute2==0.7.2", "psutil==5.9.4")
 NEWEST = ("pyroute2", "psutil")
 
+#: Releases of pyroute2 with changes of their own.
+RELEASES = [(f"pyroute2=={version}", "psutil") for version in ("0.7.2", "0.7.12", "0.8.1", "0.9.2", "0.9.5")]
+
 #: Needs neither root nor other programs, and runs in seconds.
 UNIT_TESTS = [
     "test_protocol.py", "test_connection.py", "test_users_names.py", "test_users_database.py",
@@ -26,6 +29,9 @@ UNIT_TESTS = [
 
 #: Only the oldest pair under the oldest interpreter, and the newest under the newest: .ci/run has no time for more.
 ONLY_ENDS = os.environ.get("IDENTD_INTERPRETERS") == "ends"
+
+#: Everything is tried by .ci/full alone, which has trees of Debian as well.
+EVERYTHING = bool(os.environ.get("IDENTD_TREES"))
 
 #: Runs under way at a time. More would wait for the processors.
 AT_ONCE = 3
@@ -55,9 +61,17 @@ def interpreters() -> dict[tuple[int, int], str]:
 
 
 def combinations() -> list[tuple[str, tuple[str, str]]]:
-    """Return the newest pair under every interpreter, or the newest one, and the oldest pair under the oldest."""
+    """Return the newest pair under every interpreter, or the newest one, and the oldest pair under the oldest.
+
+    In .ci/full, also each of `RELEASES` under the oldest and the newest interpreter.
+    """
     found = list(interpreters().values())
-    return [(found[0], OLDEST), *((path, NEWEST) for path in found[-1 if ONLY_ENDS else 0 :])] if found else []
+    if not found:
+        return []
+    pairs = [(found[0], OLDEST), *((path, NEWEST) for path in found[-1 if ONLY_ENDS else 0 :])]
+    if EVERYTHING:
+        pairs += [(path, pair) for path in (found[0], found[-1]) for pair in RELEASES]
+    return list(dict.fromkeys(pairs))
 
 
 @pytest.fixture(scope="module")
