@@ -5,14 +5,14 @@ from __future__ import annotations
 import configparser
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.machine import ROOT, program, run, skip
+from helpers.built import copy, set_up, tracked
+from helpers.machine import ROOT, run
 
 import identd
 from identserver.admin import install
@@ -21,34 +21,6 @@ from lookup.connection import IdentError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def tracked() -> list[str]:
-    """Return the files of the checkout."""
-    if not (ROOT / ".git").exists():
-        skip("needs a checkout")
-    return run(program("git"), "-C", str(ROOT), "ls-files").stdout.splitlines()
-
-
-def copy(sources: Path) -> list[str]:
-    """Copy the files of the checkout, and return their names."""
-    names = [name for name in tracked() if (ROOT / name).exists()]
-    for name in names:
-        (sources / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, sources / name)
-    return names
-
-
-def set_up(sources: Path, *command: str, **environment: str) -> None:
-    """Have setuptools make something of a copy."""
-    python = next((one for one in (sys.executable, "/usr/bin/python3") if can_build(one)), "")
-    if not python:
-        skip("needs setuptools and wheel")
-    done = subprocess.run(
-        [python, "setup.py", "-q", *command], cwd=sources, env={**os.environ, **environment}, capture_output=True,
-        text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_source_distribution_is_whole(tmp_path: Path) -> None:
@@ -92,14 +64,6 @@ def test_links_where_the_package_is_shown(url: str, tmp_path: Path) -> None:
     assert re.findall(r"\]\((?!https?:|#)[^)]*\)", shown) == []
     assert ("(https://example.org/identd/blob/v1/docs/firewall.md)" in shown) == bool(url)
     assert ("Project-URL: Changelog, https://example.org/identd/blob/v1/CHANGELOG.md" in shown) == bool(url)
-
-
-def can_build(python: str) -> bool:
-    """Say whether an interpreter can build a source distribution and a wheel."""
-    try:
-        return run(python, "-c", "import setuptools, wheel", check=False).returncode == 0
-    except OSError:  # ENOENT: there is none
-        return False
 
 
 def test_the_wheel_has_what_administrators_need() -> None:
