@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -98,14 +100,16 @@ def test_who_is_set_up_to_serve(etc: Etc, capsys: pytest.CaptureFixture[str]) ->
     assert [reason[:21] for reason in found] == ["without CAP_NET_ADMIN", "without CAP_SYS_ADMIN"]
 
 
+def without_conntrack() -> None:
+    """What a kernel without conntrack does."""
+    raise ConntrackUnavailable("the kernel has no conntrack")
+
+
 def test_who_checks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """What this process lacks; and where it has all, what the kernel or a sandbox does not have or allow."""
 
     def refused(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
-
-    def without_conntrack() -> None:
-        raise ConntrackUnavailable("the kernel has no conntrack")
 
     monkeypatch.setattr("lookup.kernel.namespaces.enter", refused)
     monkeypatch.setattr(masquerade, "Conntrack", without_conntrack)
@@ -122,3 +126,24 @@ def test_who_checks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     conntrack, entering = lines(capsys)
     assert conntrack.endswith("the kernel has no conntrack")
     assert entering.endswith("Operation not permitted")
+
+
+@pytest.mark.parametrize(("number", "helps"), [(errno.EACCES, "AppArmor"), (errno.EPERM, "RestrictNamespaces=net")])
+def test_what_keeps_out_of_containers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int, helps: str
+) -> None:
+    """A security module and a unit's filter of system calls refuse with errors of their own: each has its remedy."""
+
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("lookup.kernel.namespaces.enter", refused)
+    monkeypatch.setattr(masquerade, "Conntrack", without_conntrack)
+    monkeypatch.setattr(of_process, "held", mask)
+    options = Options()
+    options.masquerade = True
+    printing.begin(for_program=False)
+    masquerade.check_own(options)
+    printed = capsys.readouterr().out
+    assert os.strerror(number) in printed
+    assert [word for word in ("AppArmor", "RestrictNamespaces=net") if word in printed] == [helps]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 
@@ -24,6 +25,10 @@ _REMEDY = (
     "identd-masquerade.conf and identd-containers.conf give it to a systemd unit, identd-masquerade and"
     " identd-containers in xinetd.d do under xinetd"
 )
+
+#: What helps where a network namespace can't be entered: a security module, or a seccomp filter, does not let us.
+_FORBIDDEN = "a security module such as AppArmor forbids it: the kernel's log says DENIED, and names the profile"
+_FILTERED = "a systemd unit needs RestrictNamespaces=net for that, and setns in SystemCallFilter="
 
 #: Any connection: whether it is there is of no interest.
 _NOBODYS = ("127.0.0.1", 1)
@@ -62,9 +67,9 @@ def _try_to_enter() -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        # EPERM: a seccomp filter. ENOENT: no /proc.
+        # EPERM: a seccomp filter. EACCES: a security module. ENOENT: no /proc.
         row(_LABEL, f"no container is looked into: to enter a network namespace fails: {error.strerror}", WARNING)
-        row("", "a systemd unit needs RestrictNamespaces=net for that, and setns in SystemCallFilter=")
+        row("", _FORBIDDEN if error.errno == errno.EACCES else _FILTERED)
 
 
 def check_claims(port: int) -> None:

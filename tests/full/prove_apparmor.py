@@ -1,5 +1,6 @@
 """Run as root of a machine that enforces AppArmor's profiles: ask the packaged identd about two users, in both forms.
 
+As it is installed, and with each drop-in for --masquerade: behind the host's own NAT, and in containers.
 Prints one object, as JSON, between two lines of its own.
 """
 
@@ -17,8 +18,40 @@ import termios
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 FORMS = {"single": "identd.socket", "warm": "identd-wait.socket"}
+
+#: Of those for --masquerade, which one the units have; first none.
+DROP_INS = ("", "masquerade", "containers")
+
+#: Where the far end of each connection listens, and what the host redirects there.
+LISTENS, REDIRECTED = 6667, 1130
+
+#: A network namespace whose connections come from an address of the host's, and what a container has for its root.
+NETWORK = f"""
+ip netns add box
+ip link add to-box type veth peer name inside netns box
+ip addr add 10.77.0.1/24 dev to-box
+ip link set to-box up
+ip -n box addr add 10.77.0.2/24 dev inside
+ip -n box link set inside up
+nft -f - <<'END'
+table ip nat {{
+    chain out {{ type nat hook output priority -100; tcp dport {REDIRECTED} redirect to :{LISTENS}; }}
+    chain in {{ type nat hook input priority 100; ip saddr 10.77.0.2 snat to 10.77.0.1; }}
+}}
+END
+mkdir /srv/box
+mount -t tmpfs none /srv/box
+chmod 755 /srv/box
+mkdir /srv/box/usr
+mount --bind /usr /srv/box/usr
+for name in bin lib lib64; do ln -s usr/$name /srv/box/$name; done
+"""
+
+#: Run inside: connects to the host, and keeps the connection.
+FROM_INSIDE = f'import socket; kept = socket.create_connection(("10.77.0.1", {LISTENS})); input()'
 
 #: Seconds for a service to begin, in an emulator.
 PATIENCE = 120
@@ -29,19 +62,33 @@ def told(command: str) -> str:
     return subprocess.run(command, shell=True, capture_output=True, text=True, timeout=PATIENCE, check=False).stdout
 
 
-def connected(user: str) -> tuple[list[socket.socket], str]:
-    """Return a user's connection on loopback, and the query about it."""
-    listener = socket.create_server(("127.0.0.1", 0))
+def connected(user: str, listener: socket.socket, port: int) -> list[socket.socket]:
+    """Return both ends of a user's connection on loopback, to a listener's port or one that is redirected there."""
     os.seteuid(pwd.getpwnam(user).pw_uid)
     client = socket.socket()
-    client.connect(listener.getsockname())
+    client.connect(("127.0.0.1", port))
     os.seteuid(0)
-    return [listener, client, listener.accept()[0]], f"{client.getsockname()[1]},{listener.getsockname()[1]}"
+    return [listener.accept()[0], client]
 
 
-def asked(query: str) -> str:
-    """Return the reply of port 113 without the ports."""
-    with socket.create_connection(("127.0.0.1", 113), PATIENCE) as asker:
+def inside(user: str, listener: socket.socket, *, before: str = "", after: str = "") -> list[Any]:
+    """Return our end of a user's connection from the network namespace, and the process that holds the other one.
+
+    :param before: a command that puts the process into a container, before it is the user's; :param after: after that.
+    """
+    uid = pwd.getpwnam(user).pw_uid
+    words = f"ip netns exec box {before} setpriv --reuid={uid} --regid={uid} --clear-groups {after} python3 -c".split()
+    process = subprocess.Popen([*words, FROM_INSIDE], stdin=subprocess.PIPE)
+    return [listener.accept()[0], process]
+
+
+def asked(ends: list[Any] | None) -> str:
+    """Return the reply of port 113 about a connection, without the ports; None: one that is not there."""
+    (host, port), query = ("127.0.0.1", 5), "5,9"
+    if ends is not None:
+        host, port = ends[0].getpeername()
+        query = f"{port},{LISTENS}"
+    with socket.create_connection((host, 113), PATIENCE) as asker:
         asker.sendall(query.encode("ascii") + b"\r\n")
         return asker.makefile(encoding="ascii").read().strip().partition(":")[2]
 
@@ -67,8 +114,8 @@ def denied() -> list[str]:
     return sorted(found)
 
 
-def main() -> None:
-    """Do it."""
+def connections() -> dict[str, list[Any] | None]:
+    """Make users and what they have, and return the connections that are asked about."""
     for user in ("alice", "bob"):
         subprocess.run(["useradd", "-m", "-s", "/bin/sh", user], check=True)
     Path("/etc/oidentd.conf").write_text("default { default { allow hide allow spoof } }\n")
@@ -76,26 +123,49 @@ def main() -> None:
     home.chmod(0o755)
     (home / ".oidentd.conf").write_text('global { reply "bobby" }\n')
     os.chown(home / ".oidentd.conf", pwd.getpwnam("bob").pw_uid, -1)
-    kept, queries = [], {"nobody": "5,9"}
-    for user in ("alice", "bob"):
-        ends, queries[user] = connected(user)
-        kept += ends
-    seen: dict[str, object] = {"profiles": told("cat /sys/kernel/security/apparmor/profiles").splitlines()}
-    for form, unit in FORMS.items():
-        for other in FORMS.values():
-            told(f"systemctl stop {other}")
-        # Where a socket was closed a moment ago, systemd may find its port taken.
-        until = time.monotonic() + PATIENCE
-        while told(f"systemctl reset-failed; systemctl start {unit}; systemctl is-active {unit}").strip() != "active":
-            assert time.monotonic() < until, told(f"systemctl status --no-pager {unit}")
-            time.sleep(1)
-        seen[form] = {user: [asked(query), asked(query)] for user, query in queries.items()}
-        with socket.create_connection(("127.0.0.1", 113), PATIENCE):
-            until = time.monotonic() + PATIENCE
-            while not (profiles := confined()) and time.monotonic() < until:
-                time.sleep(0.5)
-            seen[f"{form} confined"] = profiles
+    subprocess.run(["sh", "-ec", NETWORK], check=True)
+    listener = socket.create_server(("", LISTENS))
+    listener.settimeout(PATIENCE)
+    return {
+        "alice": connected("alice", listener, LISTENS), "bob": connected("bob", listener, LISTENS), "nobody": None,
+        "redirected": connected("alice", listener, REDIRECTED), "namespace": inside("alice", listener),
+        "container": inside("bob", listener, before="chroot /srv/box"),
+        "container of bob's": inside("bob", listener, after="unshare --map-root-user chroot /srv/box"),
+    }  # fmt: skip
+
+
+def serve(unit: str) -> None:
+    """Have one form serve, as its unit is now."""
+    for other in FORMS.values():
+        told(f"systemctl stop {other}")
+    # Where a socket was closed a moment ago, systemd may find its port taken.
+    until = time.monotonic() + PATIENCE
+    while told(f"systemctl reset-failed; systemctl start {unit}; systemctl is-active {unit}").strip() != "active":
+        assert time.monotonic() < until, told(f"systemctl status --no-pager {unit}")
+        time.sleep(1)
+
+
+def main() -> None:
+    """Do it."""
+    about = connections()
+    seen: dict[str, Any] = {"profiles": told("cat /sys/kernel/security/apparmor/profiles").splitlines()}
+    for drop_in in DROP_INS:
+        for service in ("identd@", "identd-wait") if drop_in else ():
+            source, target = "/usr/share/identd/systemd", f"/etc/systemd/system/{service}.service.d"
+            told(f"install -Dm644 {source}/identd-{drop_in}.conf {target}/masquerade.conf; systemctl daemon-reload")
+        for form, unit in FORMS.items():
+            serve(unit)
+            name = f"{form} {drop_in}".strip()
+            seen[name] = {whose: [asked(ends), asked(ends)] for whose, ends in about.items()}
+            with socket.create_connection(("127.0.0.1", 113), PATIENCE):
+                until = time.monotonic() + PATIENCE
+                # With --masquerade also the process that keeps the capabilities.
+                while len(profiles := confined()) < 1 + bool(drop_in) and time.monotonic() < until:
+                    time.sleep(0.5)
+                seen[f"{name} confined"] = profiles
     seen["denied"] = denied()
+    # Which says, where a reply is not what it should be, why.
+    seen["log"] = list(dict.fromkeys(told("journalctl -t identd --no-pager -o cat").splitlines()))
     # That it is enforced: what the profile does not have is denied.
     told("aa-exec -p identserver -- /usr/bin/python3 -c 'open(\"/etc/shadow\")'")
     seen["denied afterwards"] = denied()

@@ -19,7 +19,7 @@ from helpers.machine import program, skip
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Seconds for the boot and all that is asked: 60 to 100, where the machine does nothing else.
+#: Seconds for the boot and all that is asked: some 160, where the machine does nothing else.
 PATIENCE = 900
 
 _UNIT = """\
@@ -36,10 +36,34 @@ TimeoutStartSec=infinity
 WantedBy=multi-user.target
 """
 
-#: Of the kernel's modules, what is loaded when somebody asks about sockets.
+#: The kernel's command line. Its log has each start of a service, too: without the last three, denials get lost there.
+_BOOT = (
+    "console=ttyS0 apparmor=1 security=apparmor rdinit=/lib/systemd/systemd panic=5 quiet loglevel=3"
+    " log_buf_len=4M audit_backlog_limit=8192 sysctl.kernel.printk_ratelimit=0"
+)
+
+#: Of the kernel's modules, what is loaded when somebody asks about sockets, and for NAT and network namespaces.
 _MODULES = (
-    "kernel/net/ipv4", "kernel/net/ipv6", "kernel/net/netlink", "kernel/net/unix", "modules.builtin", "modules.order",
+    "kernel/net/ipv4", "kernel/net/ipv6", "kernel/net/netlink", "kernel/net/netfilter", "kernel/net/unix",
+    "kernel/drivers/net/veth.ko", "kernel/lib/libcrc32c.ko", "kernel/crypto/crc32c_generic.ko",
+    "modules.builtin", "modules.order",
 )  # fmt: skip
+
+#: What is told of each connection, whatever the units have.
+ALWAYS = {"alice": "USERID:UNIX:alice", "bob": "USERID:UNIX:bobby", "nobody": "ERROR:NO-USER"}
+
+#: And with each drop-in for --masquerade, or none: of what the host redirects, and of what comes from another network.
+REPLIES = {
+    "": dict.fromkeys(("redirected", "namespace", "container", "container of bob's"), "ERROR:NO-USER"),
+    "masquerade": {
+        "redirected": "USERID:UNIX:alice",
+        **dict.fromkeys(("namespace", "container", "container of bob's"), "ERROR:UNKNOWN-ERROR"),
+    },
+    "containers": {
+        "redirected": "USERID:UNIX:alice", "namespace": "USERID:UNIX:alice", "container": "USERID:OTHER:1001",
+        "container of bob's": "USERID:UNIX:bobby",
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +100,7 @@ def proof(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     )
     words = [
         emulator, "-M", "q35", "-accel", "tcg,thread=multi", "-m", "2500", "-nographic", "-no-reboot", "-nic", "none",
-        "-kernel", str(image), "-initrd", str(packed), "-append",
-        "console=ttyS0 apparmor=1 security=apparmor rdinit=/lib/systemd/systemd panic=5 quiet loglevel=3",
+        "-kernel", str(image), "-initrd", str(packed), "-append", _BOOT,
     ]  # fmt: skip
     said = subprocess.run(
         words, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False
@@ -90,21 +113,24 @@ def proof(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
 
 def test_the_profile_is_enforced(proof: dict[str, Any]) -> None:
-    """The kernel has it, both services run under it, and what it does not have is denied."""
+    """The kernel has it, all of identd's processes run under it, and what it does not have is denied."""
     assert "identserver (enforce)" in proof["profiles"]
     for form in ("single", "warm"):
-        assert proof[f"{form} confined"]
-        assert set(proof[f"{form} confined"]) == {"identserver (enforce)"}
+        for drop_in in REPLIES:
+            confined = proof[f"{form} {drop_in}".strip() + " confined"]
+            assert len(confined) >= 1 + bool(drop_in)
+            assert set(confined) == {"identserver (enforce)"}
     assert "open /etc/shadow r" in proof["denied afterwards"]
 
 
+@pytest.mark.parametrize("drop_in", REPLIES)
 @pytest.mark.parametrize("form", ["single", "warm"])
-def test_true_answers(proof: dict[str, Any], form: str) -> None:
-    """A user, one whose file asks for another name, and nobody: the same as without a profile."""
-    replies = {"alice": "USERID:UNIX:alice", "bob": "USERID:UNIX:bobby", "nobody": "ERROR:NO-USER"}
-    assert proof[form] == {user: [reply, reply] for user, reply in replies.items()}
+def test_true_answers(proof: dict[str, Any], form: str, drop_in: str) -> None:
+    """A user, one whose file asks for another name, nobody, who is found with --masquerade: as without a profile."""
+    replies = ALWAYS | REPLIES[drop_in]
+    assert proof[f"{form} {drop_in}".strip()] == {whose: [reply, reply] for whose, reply in replies.items()}
 
 
 def test_nothing_is_denied(proof: dict[str, Any]) -> None:
-    """The profile has all that the service does."""
+    """The profile has all that the service does, with each drop-in for --masquerade and without."""
     assert proof["denied"] == []
