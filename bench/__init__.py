@@ -1,1 +1,1 @@
-"""Measurements that anyone can run."""
+"""How fast is identd, and beside what?  Measurements that anyone can run."""

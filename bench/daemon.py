@@ -4,7 +4,7 @@
 
 Run it as root from the checkout; it needs the Debian packages oidentd, python3-venv and iproute2, and about 1 GiB of
 memory for 100,000 connections. Both servers run side by side in a network namespace of their own, log to the same
-/dev/log, and are asked in turns. What counts is the ratios, for the load generator shares the processors with them.
+/dev/log, and are asked in turns. What counts is the ratios: the load generator shares the processors with them.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ def measure(
     try:
         with load.held(uid=uid, told=None if configuration is None else options.told) as question:
             bench = Bench(servers, question, options)
-            # First, for load leaves sockets in TIME_WAIT behind, and oidentd reads them all.
+            # First: load leaves sockets in TIME_WAIT behind, and oidentd reads them all.
             points = measure_connections(bench)
             if options.json:
                 options.json.write_text(json.dumps({"versions": found, "points": points}, indent=1) + "\n")

@@ -235,7 +235,7 @@ def _add_users(directory: Path) -> None:
 def _another_etc(directory: Path) -> Iterator[Path]:
     """Give a copy of /etc to change, which then takes its place in this mount namespace.
 
-    The whole directory, for a mount over one file is gone when a program outside renames another to it.
+    The whole directory: a mount over one file is gone when a program outside renames another to it.
     """
     etc = Path(tempfile.mkdtemp(dir=directory))
     _run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(etc))
@@ -418,7 +418,7 @@ def _raise_descriptors() -> int:
 class Connections:
     """TCP connections of this host with another one, which is a network namespace: one socket here for each.
 
-    They are shared out among processes, for neither descriptors nor ports are enough in one.
+    They are shared out among processes: neither descriptors nor ports are enough in one.
     """
 
     def __init__(self, most: int) -> None:

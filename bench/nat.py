@@ -285,7 +285,7 @@ def measure(kinds: list[Kind], far: str, queries: int, times: Times) -> None:
                 except (RuntimeError, OSError) as error:
                     raise RuntimeError(f"{kind.name}, {form}: {error}") from None
             for _ in range(count):
-                # Each after each other one, for a process finds the processor's caches as the last one left them.
+                # Each after each other one: a process finds the processor's caches as the last one left them.
                 for kind in random.sample(kinds, len(kinds)):
                     took = load.ask(getattr(kind, form), kind.question, HERE) * 1e3
                     times.setdefault(form, {}).setdefault(kind.name, []).append(took)
@@ -318,7 +318,7 @@ def verdict(what: str, ratio: float, most: float) -> None:
 def run(options: argparse.Namespace, far: str, ports: dict[str, int], root: Path) -> None:
     """Measure and print everything."""
     others = [container(number, None) for number in range(1, options.namespaces)]
-    # The last one, for whoever looks for it comes to the others first.
+    # The last one: whoever looks for it comes to the others first.
     mine = container(0, root)
     try:
         with connected(far) as (local, led):

@@ -60,7 +60,7 @@ NOBODY = 65534
 #: The environment that a handler gets.
 NOTHING: dict[str, str] = {}
 
-#: A small interpreter between us and the handler, for a child begins with the peak memory of who forked it.
+#: A small interpreter between us and the handler: a child begins with the peak memory of who forked it.
 LAUNCHER = """
 import os, sys
 pid = os.posix_spawn(sys.argv[1], sys.argv[1:], {})
@@ -185,7 +185,7 @@ def measure(served: list[Handler], queries: int) -> dict[str, list[float]]:
         except (RuntimeError, OSError) as error:
             raise RuntimeError(f"{handler.name}: {error}") from None
     for _ in range(queries):
-        # Each after each other one, for a process finds the processor's caches as the last one left them.
+        # Each after each other one: a process finds the processor's caches as the last one left them.
         for handler in random.sample(served, len(served)):
             times[handler.name].append(load.ask(handler.port, handler.question) * 1e3)
     return times

@@ -1,4 +1,4 @@
-"""What holds for every test: when a skip is a failure, and that no descriptor is left open."""
+"""What holds for every test?  When a skip is a failure, and that no descriptor is left open."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ MODES = [(home, deep, file) for home in (0o755, 0o701, 0o750) for deep in (0o711
 
 @pytest.mark.parametrize("modes", MODES, ids=[" ".join(map(oct, modes)) for modes in MODES])
 def test_the_modes_of_a_path(file: Path, modes: tuple[int, int, int]) -> None:
-    """What it says agrees with what nobody can really do, for who asks as the owner and as nobody."""
+    """Whether the owner asks or nobody: what it says agrees with what nobody can really do."""
     if ME != 0:
         skip("needs root")
     paths = (file.parent.parent, file.parent, file)

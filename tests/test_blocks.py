@@ -1,4 +1,4 @@
-"""Which connections a block is about, and how blocks show themselves."""
+"""Which connections is a block about, and how does it show itself?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a file that the serving user can't read: the first place that is closed, and what its mode lacks."""
+"""What is said of a file that the serving user can't read?  The first place that is closed, and what its mode lacks."""
 
 from __future__ import annotations
 

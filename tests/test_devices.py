@@ -51,7 +51,7 @@ def test_the_kernel_needs_the_scope(town: Town, alice: Person, wire: type[Wire])
 
 
 def test_link_local_without_scope(town: Town, alice: Person) -> None:
-    """Without a scope the interfaces are tried, for only one can be meant."""
+    """Without a scope the interfaces are tried: only one can be meant."""
     with call(town, alice, f"{town.THERE_LINK}%lan") as (ends, _):
         assert find(town, ends).uid == alice.uid
 

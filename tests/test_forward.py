@@ -337,7 +337,7 @@ def test_nobody_accepts(hasty: None) -> None:
     ["", "localhost", "ident.invalid", "127.0.0.1.", "127.0.0.0/8", "fe80::1%no-device", "::1%", "*", "ü", "\udcff"],
 )
 def test_names_are_not_resolved(host: str) -> None:
-    """Only an address is asked, for a resolver would keep no deadline: localhost has a server, and it hears nothing."""
+    """Only an address is asked, as a resolver would keep no deadline: localhost has a server, and it hears nothing."""
     with Server(saying(HEAD + b"alice\r\n")) as server:
         said = forward.ask(host, server.address[1], 6193, 23)
         # getaddrinfo(3) takes "*" for every address of this host, at none of which anybody listens there.

@@ -35,7 +35,7 @@ _START_SECONDS, _END_SECONDS = 2.0, 2.0
 def check_answer(as_root: bool = False) -> dict[str, Any]:
     """Ask a fresh identd about a real connection; print what came of it, and return that.
 
-    :param as_root: it remains root, for it could read nothing here as anybody else.
+    :param as_root: it remains root, because it could read nothing here as anybody else.
     """
     try:
         expected = ":".join(names.login(os.geteuid()))

@@ -60,7 +60,7 @@ def look(options: Options, for_others: bool = True) -> Findings:
 def tell(found: Findings) -> None:
     """Print what keeps the user who serves from the installation."""
     if found.is_a_trial:
-        row("install", f"asked as root, for identd can't serve from here as {found.user}: {found.unreadable}", WARNING)
+        row("install", f"asked as root: identd can't serve from here as {found.user}: {found.unreadable}", WARNING)
     elif found.unreadable:
         row("error", f"identd can't run as {found.user}: {found.unreadable}")
     elif found.closed_to_others:

@@ -130,7 +130,7 @@ class Acceptor:
 
     def _give_up(self, listener: socket.socket, error: OSError) -> None:
         """Accept no more from a socket that listens no more: it would be ready, and fail, for ever."""
-        self._complain(f"a socket is given up, for it listens no more: {error.strerror}")
+        self._complain(f"a socket is given up, because it listens no more: {error.strerror}")
         self._loop.leave(listener.fileno())
         self._listeners.remove(listener)
         if not self._listeners:

@@ -395,7 +395,10 @@ def _is_text(token: bytes) -> bool:
 
 
 def number_of(text: bytes) -> int:
-    """Return the uid that a decimal number is, a `UID`, or -1."""
+    """Return a decimal number with its sign, which is a uid if it is not below 0.
+
+    :return: -1 where the text is no number, has more than ten digits, or means more than `LAST_UID`.
+    """
     sign, digits = _signed(text)
     digits = digits.lstrip(b"0") or digits[:1]
     uid = int(sign + digits) if digits.isdigit() and len(digits) <= 10 else -1

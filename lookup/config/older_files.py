@@ -40,7 +40,7 @@ def add(fetched: Fetched, uid: int, home: str, kept: Callable[[str], str] | None
 
 
 class _Attempt(Attempt):
-    """One such file. Why it may say anything is kept, for it matters only where the system file allows it."""
+    """One such file. Why it may say anything is kept: it matters only where the system file allows it."""
 
     def __init__(self, what: str, fetched: Fetched, path: str, home: str, uid: int, notes_absence: bool) -> None:
         super().__init__(fetched, path, home, uid, notes_absence)

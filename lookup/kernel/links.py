@@ -75,7 +75,7 @@ class Links:
         return int(_INDEX.unpack(found)[0])
 
     def with_number(self, number: int, pids: list[int]) -> list[int]:
-        """Return those of some processes whose network namespace has a number for this one. A hint, for they may end.
+        """Return those of some processes whose network namespace has a number for this one. A hint: they may end.
 
         Needs no privilege, and opens nothing. Whose namespace is not told is left out.
         """

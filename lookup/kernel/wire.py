@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STANDS, HERE, INSIDE, NOT_ACCEPTED, NOBODY, UNSEEN, FAILED = range(7)
 
 #: Who holds a socket of another network namespace: processes of the host's, or of a container (whose root directory is
-#: another one). UNASKED: nobody looked, for a socket of our own network namespace.
+#: another one). UNASKED: nobody looked, as it is a socket of our own network namespace.
 UNASKED, OF_THE_HOST, OF_A_CONTAINER = range(3)
 
 #: Octets of an answer, at most: of its texts, what is too much is cut off. Letters of a container's name.

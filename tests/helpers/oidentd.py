@@ -1,7 +1,7 @@
 """What does the real oidentd answer, and what does identd?  A small world of its own for both, with alice and bob.
 
 The world is a process in a mount and a network namespace: its /etc names few people, its homes are empty, and its
-network is a loopback. Nothing of the host is changed. Nothing here imports pytest, for that process runs this file too.
+network is a loopback. Nothing of the host is changed. Nothing here imports pytest: that process runs this file too.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def write(path: str, content: bytes | None, uid: int = 0) -> None:
         file.write(content)
     os.chown(file.name, uid, uid)
     os.utime(file.name, (0, 0))
-    # At once, for the warm process looks by itself whether the system file has changed.
+    # At once: the warm process looks by itself whether the system file has changed.
     os.rename(file.name, path)
 
 

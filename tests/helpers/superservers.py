@@ -240,7 +240,7 @@ def started_anew(driver: Driver, number: int) -> Iterator[Driver]:
 
 @contextlib.contextmanager
 def _ending_descendants(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """End what a process has started after it, for a warm identd outlives its inetd."""
+    """End what a process has started after it: a warm identd outlives its inetd."""
     try:
         yield
     finally:

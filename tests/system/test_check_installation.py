@@ -129,7 +129,7 @@ def test_roots_clone_in_a_closed_home(installed: bool) -> None:
         text, status = checked(script.parent, python=str(python))
         assert status == 0, text
         assert re.search(r"^reply +\d+,\d+:USERID:UNIX:root$", text, re.M)
-        (warning,) = re.findall(r"^install  warning: asked as root, .* as nobody: .*$", text, re.M)
+        (warning,) = re.findall(r"^install  warning: asked as root: .* as nobody: .*$", text, re.M)
         assert f"{folder}/root has mode 0700, which lacks o+x" in warning
         assert "\nthe answer is true\nbut " in text
         # With --user somebody did.

@@ -301,7 +301,7 @@ def test_a_force(carol: Resident, ports: str) -> None:
 
 
 def test_nothing_is_allowed(carol: Resident, ports: str) -> None:
-    """Her file is read, for her own name needs no permission; what she lacks for another is said, and how to get it."""
+    """Her file is read: her own name needs no permission; what she lacks for another is said, and how to get it."""
     carol.write('global { reply "bouncer" }')
     with system_file("") as path:
         told = as_everybody(carol, ports, path)

@@ -145,7 +145,7 @@ def test_the_owner_stops_whatever_is_theirs(hers: Resident, query: bytes, number
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_one_reply_to_each_of_several_queries(hers: Resident, query: bytes, number: int) -> None:
-    """P1. However she stops the processes that read her file: each query has one reply, for only the parent writes."""
+    """P1. However she stops the processes that read her file: each query has one reply, as only the parent writes."""
     with system_file(SYSTEM) as path, hunted(hers.uid, number, 10.0):
         write_slowly(hers)
         with handler("--multi-query", "-C", str(path)) as served:

@@ -32,7 +32,7 @@ def _processor_seconds(pid: int) -> float:
 
 
 def test_a_listening_socket_that_is_shut_down(pair: Pair) -> None:
-    """D7. Whoever shares it may call shutdown(2): it is given up, and the process ends, for it has no other."""
+    """D7. Whoever shares it may call shutdown(2): it is given up, and the process ends: it has no other."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = subprocess.Popen([*COMMAND, "-S"], stdin=listener.fileno(), stderr=subprocess.PIPE)
         with ending(process):

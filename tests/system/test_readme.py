@@ -1,4 +1,4 @@
-"""What README.md shows works as it stands there."""
+"""Does what README.md shows work as it stands there?"""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ UNKNOWN = b":ERROR:UNKNOWN-ERROR\r\n"
 
 
 def test_it_was_killed(pair: Pair, tmp_path: Path) -> None:
-    """Nobody is named without it, the log says so once, and the warm process ends, for its superserver has the port."""
+    """Nobody is named without it, the log says so once, and the warm process ends: its superserver has the port."""
     keeps_on = "from identserver.warm import server; server.SETTLED_SECONDS = "
     query = pair.query + b"\r\n"
     for seconds in ("1e9", "0"):

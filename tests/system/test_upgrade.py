@@ -1,4 +1,4 @@
-"""An older version, and this one installed over it."""
+"""Is anything left of an older version where this one was installed over it?"""
 
 from __future__ import annotations
 

@@ -371,7 +371,7 @@ def test_no_more_threads(needs_root: None) -> None:
         command = [*words, *COMMAND, "-S", "-u", user.pw_name]
         warm = stack.enter_context(warming(command=command, stderr=subprocess.PIPE))
         assert warm.ask(pair.query + b"\r\n") == pair.query + b":ERROR:UNKNOWN-ERROR\r\n"
-        # As that very user, for root may lack CAP_SYS_RESOURCE (prlimit(2)).
+        # As that very user: root may lack CAP_SYS_RESOURCE (prlimit(2)).
         as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
         raise_ = [program("prlimit"), f"--pid={warm.process.pid}", "--nproc=100:100"]
         subprocess.run([*as_user, *raise_], check=True, timeout=PATIENCE)
