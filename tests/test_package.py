@@ -98,6 +98,14 @@ def test_the_units_start_what_the_lines_install(name: str) -> None:
     assert re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE) == ["/opt/identd/bin/python3 -I /opt/identd/bin/identd"]
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "systemd").glob("*.s*")), ids=lambda path: path.name)
+def test_the_units_name_a_manual_that_there_is(path: Path) -> None:
+    """`systemctl help` opens the first page of Documentation=, which every package has."""
+    found = re.search(r"^Documentation=man:(\S+)\((\d)\) https:", path.read_text(), re.MULTILINE)
+    assert found is not None
+    assert (ROOT / "man" / f"{found[1]}.{found[2]}").exists()
+
+
 def printed(*options: str) -> str:
     """Return what `identd --install-service` prints for the checkout."""
     return run(sys.executable, str(ROOT / "identd.py"), "--install-service", *options).stdout
