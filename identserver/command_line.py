@@ -34,7 +34,14 @@ _DESCRIPTION = (
     " and neither -i nor -I, identd listens and goes to the background."
 )
 
-_EPILOG = "Exit status: 0 done, 1 --check or the start failed, 2 a bad option."
+#: What each exit status means; README and the manual have the same words.
+STATUSES = (
+    "done, a client that was silent or went away included",
+    "it could not start, or --check found no true answer or an error in a file, or --reveal found nobody",
+    "a bad option",
+)
+
+_EPILOG = f"Exit status: {'; '.join(f'{number} {meaning}' for number, meaning in enumerate(STATUSES))}."
 
 
 def read(argv: Sequence[str], options: Options) -> Options:

@@ -1,4 +1,4 @@
-"""The table of options and its two readers: the fast one, and argparse."""
+"""Do the two readers of the table of options, the fast one and argparse, agree, and do the pages have what it has?"""
 
 from __future__ import annotations
 
@@ -117,6 +117,19 @@ def test_the_pages_have_every_option(page: str) -> None:
     for option in (*TABLE, *PRINTS):
         for name in [f"-{option.letter}"] * bool(option.letter) + [f"--{option.name}"]:
             assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text), name
+
+
+def test_the_pages_have_every_exit_status() -> None:
+    """``--help``, README and the manual say the same of each exit status."""
+    readme = " ".join((ROOT / "README.md").read_text().replace("`", "").split())
+    said = "; ".join(f"{number} {meaning}" for number, meaning in enumerate(command_line.STATUSES))
+    assert f"Exit status: {said}." in readme
+    assert f"Exit status: {said}." in " ".join(command_line.parser().format_help().split())
+    manual = (ROOT / "man" / "identd.8").read_text().partition(".SH EXIT STATUS\n")[2].partition("\n.SH")[0]
+    plain = [text.replace("\\-", "-").replace("\n.B ", " ") for text in manual.split(".TP\n.B ")[1:]]
+    assert [" ".join(text.split()).lower() for text in plain] == [
+        f"{number} {meaning}.".lower() for number, meaning in enumerate(command_line.STATUSES)
+    ]
 
 
 def test_help_is_in_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,27 @@ def test_links_lead_somewhere() -> None:
     assert {str(page.relative_to(ROOT)) for page in pages[1:]} <= linked
 
 
+def test_what_is_said_is_quoted_as_it_is_said() -> None:
+    """Each text in italics in docs/trouble.md, where symptoms are looked up, stands in the program word for word."""
+    paths = [*(ROOT / "identserver").rglob("*.py"), *(ROOT / "lookup").rglob("*.py")]
+    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
+    said = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    page = re.sub(r"```.*?```|`[^`]*`", "", (ROOT / "docs" / "trouble.md").read_text(), flags=re.DOTALL)
+    quoted = re.findall(r"(?<!\*)\*([^*\n]+)\*(?!\*)", page)
+    assert len(quoted) > 5
+    assert [text for text in quoted if not any(text in one for one in said)] == []
+
+
+def test_the_values_for_xinetd_have_reasons() -> None:
+    """Each limit of xinetd.d/identd stands in docs/serving.md, with a reason beside it."""
+    page = (ROOT / "docs" / "serving.md").read_text()
+    for path in (ROOT / "xinetd.d").iterdir():
+        limits = re.findall(r"^\t(instances|per_source|cps|rlimit_as)\t+= (.*)$", path.read_text(), re.MULTILINE)
+        assert {name for name, _ in limits} == {"instances", "per_source", "cps", "rlimit_as"}
+        for name, value in limits:
+            assert re.search(rf"^\| `{name} = {value}` \| .{{20,}} \|$", page, re.MULTILINE), f"{path.name}: {name}"
+
+
 def test_the_manual_has_the_whole_language() -> None:
     """Each keyword of the system file and of users' files is explained, and the examples are right."""
     page = (ROOT / "man" / "identd.conf.5").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from helpers.machine import ROOT
 
 from identserver.admin import needs, units
 from identserver.options import Options
@@ -107,4 +108,4 @@ def test_units_without_a_network(
     said = capsys.readouterr().out
     assert (f"{file}:2 has another server asked (forward), which identd@.service forbids" in said) == forbids
     assert (f"{file}:4 names a host: identd@.service forbids to ask the DNS" in said) == forbids
-    assert ("identd-network.conf" in said) == forbids
+    assert (f"give the unit {ROOT}/systemd/identd-network.conf as a drop-in" in said) == forbids

@@ -126,6 +126,12 @@ def _folders(of: str = "identd") -> Iterator[str]:
     yield os.path.join(sys.prefix, "share", of)
 
 
+def shipped(name: str) -> str:
+    """Return the path of a shipped file; its name, where this installation does not have it."""
+    paths = (os.path.join(folder, name) for folder in _folders())
+    return next(filter(os.path.isfile, paths), name)
+
+
 def page(name: str) -> str:
     """Return the path of a page of the documentation, or the manual page that there is everywhere."""
     beside, *others = _folders("doc/identd")

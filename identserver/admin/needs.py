@@ -9,16 +9,14 @@ from lookup.config.blocks import Domain, HostName
 from lookup.connection import ConfigError
 
 from . import units
+from .install import shipped
 from .printing import WARNING, WRONG, row
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
     from ..options import Options
 
-_REMEDY = (
-    "give the unit identd-network.conf as a drop-in: RestrictAddressFamilies=AF_INET AF_INET6, and an empty"
-    " IPAddressDeny="
-)
+_DROP_IN = "systemd/identd-network.conf"
 
 
 def check_needs(options: Options, is_denied: bool) -> None:
@@ -60,7 +58,8 @@ def _tell(options: Options, who: str, label: str) -> None:
             row("system", f"{one.rule} names a host: {who} forbids to ask the DNS", WARNING)
         found = found or names_a_host or forwards or "forward" in one.capabilities
     if found:
-        row("", _REMEDY)
+        lines = "RestrictAddressFamilies=AF_INET AF_INET6, and an empty IPAddressDeny="
+        row("", f"give the unit {shipped(_DROP_IN)} as a drop-in: {lines}")
 
 
 def _may_connect() -> bool:
