@@ -56,7 +56,7 @@ class Place:
         self.path = path
         self.layer = layer
         self.identity = namespaces.identity(namespaces.OURS)
-        self.diag = SockDiag()
+        self.diag = SockDiag(self._is_ours)
         self.conntrack = Conntrack()
         self.fd = os.open(namespaces.OURS, os.O_RDONLY | os.O_CLOEXEC)
         #: For what is asked about links, and about routes: the latter may have to be left to itself (``hangs``).
@@ -117,14 +117,20 @@ class Place:
             raise IdentError("routes are asked about in no namespace")
         return self._links[1]
 
-    def has(self, host: str) -> bool:
-        """Return whether an address is its own, or may be. This thread is in this namespace."""
-        self.look_on()
-        address = pack(host)[0]
+    def _is_ours(self, address: bytes) -> bool:
+        """Return whether an address is its own. :raises IdentError: the kernel does not tell in time."""
+        self.look_on()  # this thread is in this namespace, unless that was done before
         try:
             return within(LINK_SECONDS, self._routes().sends_to, address) == LOCAL
         except TimeoutError:
             self.hangs = True
+            raise IdentError("the kernel does not tell in time which addresses are this host's") from None
+
+    def has(self, host: str) -> bool:
+        """Return whether an address is its own, or may be. This thread is in this namespace."""
+        try:
+            return self._is_ours(pack(host)[0])
+        except IdentError:
             return True
 
     def __str__(self) -> str:

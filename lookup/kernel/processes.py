@@ -64,10 +64,21 @@ def find(server: Address, client: Address, arrival: Arrival | None = None) -> Ow
     if len(owners) < len(fitting) and any(owner.state == "SYN_SENT" for owner in owners):
         # The far end has not answered. If it knows a connection with these ends it is another one.
         raise IdentError("no process holds a connection with the same ends (psutil)")
+    if sys.platform == "linux":
+        owners = [owner for owner in owners if owner.state != "SYN_SENT" or _is_ours(owner.server[0])]
+        if not owners:
+            raise NoUser("no such connection: its end here is no address of this host (psutil)")
     owner = the_only(owners, f"{server[1]},{client[1]}")
     if sys.platform == "linux":
         check_owner(owner.uid)
     return owner
+
+
+def _is_ours(host: str) -> bool:
+    """Return whether an address is this host's. See `SockDiag`. :raises IdentError: the kernel does not tell."""
+    from .routes import device_of  # only for few connections
+
+    return bool(device_of(pack(host)[0]))
 
 
 def _check_namespace(psutil: Any, arrival: Arrival) -> None:

@@ -18,7 +18,7 @@ from . import codec
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from ..connection import Address, Arrival
@@ -134,7 +134,9 @@ class SockDiag:
     Not for two threads at once, nor for both sides of a fork.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_ours: Callable[[bytes], object] | None = None) -> None:
+        """:param is_ours: says whether an address is one of that namespace; None: the calling thread stays in there."""
+        self._is_ours = is_ours
         self._request, self._message = codec.messages()
         self._sequence = 0
         self._exact: dict[int, bytearray] = {}
@@ -192,6 +194,7 @@ class SockDiag:
 
             if any(owner.state == "SYN_SENT" for owner in owners):
                 found.update(self._with_these_ends(ends, scope))
+                found = self._without_claims(local, found)
             owners = [held_by_a_process(list(found.values()), f"{server[1]},{client[1]}")]
         if not self._has_every_uid:
             self.check_uid(owners[0].uid)
@@ -267,6 +270,25 @@ class SockDiag:
                 if each.ends == ends and (not scope or each.device in (0, scope)):
                     found[each.cookie] = each.owner()
         return found
+
+    def _without_claims(self, address: bytes, found: dict[int, Owner]) -> dict[int, Owner]:
+        """Leave out what anybody may have made: a socket without an answer, with an address that is not this host's.
+
+        Everybody may bind one to another machine's address, or a container's (IPV6_FREEBIND, ipv6(7)), and IPv6 lets it
+        connect from there. The connection that the far end knows with these ends is that machine's, or nobody's.
+
+        :raises NoUser: none is left. :raises IdentError: the kernel does not tell its addresses.
+        """
+        if self._is_ours is None:
+            from . import routes  # only for few connections
+
+            self._is_ours = routes.device_of
+        if self._is_ours(address):
+            return found
+        left = {cookie: owner for cookie, owner in found.items() if owner.state != "SYN_SENT"}
+        if not left:
+            raise NoUser("no such connection: its end here is no address of this host")
+        return left
 
     def check_uid(self, uid: int) -> None:
         """Rule out that a uid means another user here than on the host. :raises IdentError: it may."""
