@@ -14,7 +14,7 @@ import os
 import select
 import stat
 from _socket import MSG_DONTWAIT
-from _thread import allocate_lock, start_new_thread
+from _thread import start_new_thread
 
 from lookup.connection import IdentError
 from lookup.kernel import codec
@@ -34,8 +34,16 @@ if TYPE_CHECKING:
 #: Seconds to wait for an answer: less than a lookup may take.
 SECONDS = 3.0
 
-#: How many requests are worked on at a time.
-MOST = 32
+#: How many searches are under way at a time, and how many of them for one address: a container's processes may have so
+#: many descriptors that it takes seconds to see which one holds a socket. More threads would not be done sooner, as
+#: they share the interpreter.
+MOST, MOST_OF_ONE = 32, 4
+
+#: How many may wait, each of which holds a descriptor; and descriptors of a search.
+MOST_WAITING, _OF_A_SEARCH = 512, 64
+
+#: Octets of an address as text (INET6_ADDRSTRLEN, ipv6(7)).
+_ADDRESS = 46
 
 
 def begin(options: Options, log: Log) -> Seeker | None:
@@ -144,7 +152,7 @@ def _read(fd: int, seconds: float) -> bytes:
 
 
 def _serve(requests: socket.socket, kept: int, ids: tuple[int, int] | None) -> NoReturn:
-    """Answer each request in a thread, until the process that asks has ended."""
+    """Answer each request, at once or in a thread, until the process that asks has ended."""
     try:
         from .reader import let_go_of_all_but  # here alone: nobody waits for this process yet
 
@@ -162,60 +170,149 @@ def _serve(requests: socket.socket, kept: int, ids: tuple[int, int] | None) -> N
             pass  # each answer says so
         gc.enable()
         capabilities.keep_only(kept, ids)
-        places = _Places(MOST)
-        while True:
-            request, fds = passing.receive(requests, REQUEST_SIZE + 1)
-            if not request:
-                break
-            places.take()
-            try:
-                # Not by threading.Thread, whose start() waits without end for one that has no memory to begin with.
-                start_new_thread(_answer, (request, fds, places))
-            except RuntimeError:
-                # EAGAIN, ENOMEM: a limit of processes, or memory. This one is not answered; the others go on.
-                _let_go(fds, places)
+        _raise_limit(MOST_WAITING + MOST * _OF_A_SEARCH)
+        turns = _Turns()
+        look = select.poll()
+        for fd in (requests.fileno(), turns.fileno()):
+            look.register(fd, select.POLLIN)
+        more = True
+        while more:
+            for fd, _ in look.poll():
+                if fd == turns.fileno():
+                    turns.go_on()
+                else:
+                    more = _take(requests, turns)
     finally:
         os._exit(0)
 
 
-class _Places:
-    """So many places, for which one thread may wait. (What `threading` has for that takes 3 ms to import.)"""
+class _Turns:
+    """Which searches are under way, and which wait: `MOST` are at a time, and `MOST_OF_ONE` for one address.
 
-    def __init__(self, count: int) -> None:
-        self._free = count
-        self._lock, self._wait = allocate_lock(), allocate_lock()
-        self._wait.acquire()
+    Used by the main thread alone, but for `end`. Each search has a thread of its own, for it ends in another network
+    namespace than it began in, and a thread begins in that of whoever starts it.
+    """
 
-    def take(self) -> None:
-        """Take a place; wait until there is one."""
-        with self._lock:
-            self._free -= 1
-            waits = self._free < 0
-        if waits:
-            self._wait.acquire()
+    def __init__(self) -> None:
+        """:raises OSError: there are no descriptors."""
+        self._ended, self._end = os.pipe()
+        #: By address: how many are under way, and what waits; each in the order in which it has its turn.
+        self._under_way: dict[str, int] = {}
+        self._waiting: dict[str, list[tuple[Request, list[int]]]] = {}
 
-    def give_back(self) -> None:
-        """Any thread may do so."""
-        with self._lock:
-            self._free += 1
-            if self._free <= 0:
-                self._wait.release()
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when a search has ended."""
+        return self._ended
+
+    def add(self, address: str, request: Request, fds: list[int]) -> None:
+        """Begin a search, or let it wait for its turn. :param address: of the socket that is meant."""
+        if sum(map(len, self._waiting.values())) >= MOST_WAITING:
+            longest = max(self._waiting, key=lambda one: len(self._waiting[one]))
+            _let_go(self._waiting[longest].pop()[1])
+        self._waiting.setdefault(address, []).append((request, fds))
+        self._begin()
+
+    def end(self, address: str) -> None:
+        """Say that a search has ended. Any thread may do so."""
+        os.write(self._end, address.encode().ljust(_ADDRESS))
+
+    def go_on(self) -> None:
+        """Let others have the turn of a search that has ended."""
+        address = os.read(self._ended, _ADDRESS).decode().rstrip()
+        self._under_way[address] -= 1
+        if not self._under_way[address]:
+            del self._under_way[address]
+        self._begin()
+
+    def _begin(self) -> None:
+        for address in list(self._waiting):
+            while len(self._waiting[address]) and self._may_begin(address):
+                request, fds = self._waiting[address].pop(0)
+                if not _is_awaited(fds):
+                    _let_go(fds)
+                    continue
+                self._under_way[address] = self._under_way.get(address, 0) + 1
+                try:
+                    # Not by threading.Thread, whose start() waits without end for one that has no memory to begin with.
+                    start_new_thread(_answer, (request, fds, address, self))
+                except RuntimeError:
+                    # EAGAIN, ENOMEM: a limit of processes, or memory. This one is not answered; the others go on.
+                    _let_go(fds)
+                    self.end(address)
+            waiting = self._waiting.pop(address)
+            if waiting:
+                self._waiting[address] = waiting  # behind the others
+
+    def _may_begin(self, address: str) -> bool:
+        return sum(self._under_way.values()) < MOST and self._under_way.get(address, 0) < MOST_OF_ONE
 
 
-def _answer(request: bytes, fds: list[int], places: _Places) -> None:
-    """Answer one request into a pipe: an answer always fits."""
+def _raise_limit(wanted: int) -> None:
+    """Have so many descriptors, or as many as may be had."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+
+
+def _take(requests: socket.socket, turns: _Turns) -> bool:
+    """Take a request, and answer it at once where conntrack alone decides. Return whether another one may come."""
+    data, fds = passing.receive(requests, REQUEST_SIZE + 1)
+    if not data:
+        return False
     try:
-        answer = _found(Request.unpack(request)).pack()
+        request = Request.unpack(data)
+    except ValueError:
+        # No request, and so no answer.
+        _let_go(fds)
+        return True
+    found, address = _at_once(request)
+    if found is not None:
+        _send(found, fds)
+        _let_go(fds)
+    else:
+        turns.add(address, request, fds)
+    return True
+
+
+def _answer(request: Request, fds: list[int], address: str, turns: _Turns) -> None:
+    """Search, and answer, in a thread."""
+    try:
+        _send(_found(request), fds)
+    finally:
+        _let_go(fds)
+        turns.end(address)
+
+
+def _send(found: Found, fds: list[int]) -> None:
+    """Send an answer into a pipe: it always fits."""
+    try:
+        answer = found.pack()
         for fd in fds:
             # Whatever else it may be is not written to with capabilities.
             if stat.S_ISFIFO(os.fstat(fd).st_mode):
                 os.set_blocking(fd, False)
                 os.write(fd, answer)
     except (OSError, ValueError):
-        # EPIPE: nobody waits any more. ValueError: no request, and so no answer.
+        # EPIPE: nobody waits any more. ValueError: what was found can't be sent.
         pass
-    finally:
-        _let_go(fds, places)
+
+
+def _is_awaited(fds: list[int]) -> bool:
+    """Return whether anybody can still read the answer."""
+    look = select.poll()
+    for fd in fds:
+        look.register(fd, 0)
+    return bool(fds) and not look.poll(0)  # POLLERR: the other end is closed (poll(2))
+
+
+def _at_once(request: Request) -> tuple[Found | None, str]:
+    try:
+        from lookup.kernel import search
+    except ImportError:
+        return None, request.server[0]  # the answer of `_found` says so
+    return search.at_once(request)
 
 
 def _found(request: Request) -> Found:
@@ -229,7 +326,6 @@ def _found(request: Request) -> Found:
         return Found(FAILED, request.server, request.client, reason=reason)
 
 
-def _let_go(fds: list[int], places: _Places) -> None:
+def _let_go(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
-    places.give_back()

@@ -16,7 +16,7 @@ from identserver.warm import behind as room
 from identserver.warm.behind import Behind
 from identserver.warm.lookups import Pending
 from identserver.warm.loop import Loop
-from identserver.warm.workers import THREADS_BEHIND, Workers
+from identserver.warm.workers import Workers
 from lookup import behind
 from lookup.connection import IdentError, NotAccepted, NoUser, Owner
 from lookup.kernel.wire import (
@@ -39,6 +39,9 @@ OURS, FAR = ("192.0.2.1", 5000), ("192.0.2.2", 6667)
 
 #: Who was found here.
 HERE = Owner(1000, 1, "ESTABLISHED", OURS, FAR, "sock_diag", 0)
+
+#: Questions under way at a time.
+MOST = 8
 
 
 class Asked(seeker.Seeker):
@@ -165,19 +168,20 @@ def test_whose_range_it_is_in_is_found_in_a_thread(
     assert (bench.came[0].uid, ranges) == (1000, [])
 
 
-def test_so_many_at_a_time(bench: Bench) -> None:
+def test_so_many_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others wait, each for its own deadline, and have their turn when one is answered."""
-    for _ in range(THREADS_BEHIND + 2):
+    monkeypatch.setattr(room, "MOST", MOST)
+    for _ in range(MOST + 2):
         bench.ask()
     bench.ask(seconds=0)
-    bench.until(lambda: bench.seeker.take() == THREADS_BEHIND and bench.came)
+    bench.until(lambda: bench.seeker.take() == MOST and bench.came)
     assert [error.detail for error in bench.came] == ["late"]
-    for _ in range(THREADS_BEHIND):
+    for _ in range(MOST):
         bench.seeker.reply(STANDS)
     bench.until(lambda: bench.seeker.take() == 2)
     bench.seeker.reply(STANDS)
     bench.seeker.reply(STANDS)
-    bench.until(lambda: len(bench.came) == THREADS_BEHIND + 3)
+    bench.until(lambda: len(bench.came) == MOST + 3)
     assert bench.seeker.take() == 0, "for one of them nobody has waited any more"
 
 

@@ -178,6 +178,22 @@ def test_not_yet_answered(town: Town, alice: Person, root: Person) -> None:
     assert root.ask(ends) == name(alice)
 
 
+def test_not_yet_answered_with_an_address_of_another_host(town: Town, alice: Person, root: Person) -> None:
+    """Anybody may make such a socket (IPV6_FREEBIND), so it is nobody's; with an address of this host's it is theirs."""
+    dial = """
+client = socket.socket(socket.AF_INET6)
+client.setblocking(False)
+client.setsockopt(socket.IPPROTO_IPV6, 78, 1)  # IPV6_FREEBIND, linux/in6.h
+client.bind((ours, 0))
+client.connect_ex((far, 6667))
+kept.append(client)
+client.getsockname()[:2]
+"""
+    for ours, expected in ((town.HERE_6, name(alice)), ("fd09::78", NO_USER)):
+        server = alice.tell(dial, ours=ours, far="fd09::77")
+        assert root.ask((tuple(server), ("fd09::77", 6667))) == expected
+
+
 def test_a_listener(town: Town, alice: Person, bob: Person, root: Person, locked_up: None) -> None:
     """A listener on the port is no connection."""
     port = alice.tell("listener = listen(host); listener.getsockname()[1]", host=town.HERE)

@@ -212,3 +212,17 @@ def test_held_by_different_ones(masqueraded: Judged, inside: bool) -> None:
         assert "held by different ones" in reason
     else:
         assert (kind, uid, held) == (INSIDE, masqueraded.user.pw_uid, OF_A_CONTAINER)
+
+
+def test_a_kernel_without_conntrack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found locally stands, as without --masquerade (socket(2): EPROTONOSUPPORT)."""
+    from lookup.kernel import conntrack, places, search
+    from lookup.kernel.wire import STANDS, Request
+
+    monkeypatch.setattr(conntrack, "_NETLINK_NETFILTER", 31)
+    monkeypatch.setattr(places, "_homes", [])
+    for _ in range(2):
+        found = search.search(Request(("127.0.0.1", 1), ("127.0.0.1", 2), local=True))
+        assert (found.kind, found.reason) == (STANDS, "no netlink socket: Protocol not supported")
+    for home in places._homes:
+        home.close()

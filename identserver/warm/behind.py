@@ -14,7 +14,7 @@ from lookup.connection import ACCEPT_PAUSES, IdentError
 from lookup.kernel.wire import NOT_ACCEPTED
 
 from .. import seeker
-from .workers import BEHIND, THREADS_BEHIND
+from .workers import BEHIND
 
 TYPE_CHECKING = False  # see deadlines.py
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from ..options import Options
     from .loop import Loop
     from .workers import Pending, Workers
+
+#: Questions under way at a time, each of which holds a descriptor. So many that the turns which the other process gives
+#: to each container count, and not the order in which they were asked.
+MOST = seeker.MOST_WAITING
 
 #: Seconds for which it counts whose range a uid is in, from when the file was read; and how many uids are remembered.
 SECONDS, MAX_UIDS = 1.0, 1024
@@ -41,6 +45,14 @@ class _Asked:
         self.pauses = iter(ACCEPT_PAUSES)
 
 
+class _Lane:
+    """Questions of one kind: how many are under way, and which wait."""
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self.waiting: deque[_Asked] = deque()
+
+
 class Behind:
     """Asks the process that looks behind NAT and into containers, about so many connections at a time."""
 
@@ -48,8 +60,9 @@ class Behind:
         """:param asked: the process."""
         self._loop, self._workers, self._seeker = loop, workers, asked
         self._sub_ids, self._reply = options.subuid, options.container_reply or ""
-        self._under_way = 0
-        self._waiting: deque[_Asked] = deque()
+        #: By whether a socket was found here: conntrack alone decides nearly all of these, at once, so they do not wait
+        #: for the others.
+        self._lanes = {True: _Lane(), False: _Lane()}
         #: By uid: whose range it is in, and since when that counts.
         self._ranges: dict[int, tuple[int | None, float]] = {}
 
@@ -68,8 +81,9 @@ class Behind:
         return True
 
     def _ask(self, asked: _Asked) -> None:
-        if self._under_way >= THREADS_BEHIND:
-            self._waiting.append(asked)
+        lane = self._lanes[asked.request.local]
+        if lane.under_way >= MOST:
+            lane.waiting.append(asked)
             return
         if asked.pending.settled:
             return
@@ -79,7 +93,7 @@ class Behind:
             # Who waits for it may not have said so yet.
             self._loop.call_soon(asked.pending.settle, error)
             return
-        self._under_way += 1
+        lane.under_way += 1
         late = self._loop.call_later(seeker.SECONDS, lambda: self._end(fd, asked))
 
         def answered() -> None:
@@ -91,16 +105,17 @@ class Behind:
 
     def _end(self, fd: int, asked: _Asked) -> None:
         """Take the answer, if it has come, and let another question have its turn."""
+        lane = self._lanes[asked.request.local]
         self._loop.leave(fd)
-        self._under_way -= 1
+        lane.under_way -= 1
         try:
             found = self._seeker.answer(fd)
         except IdentError as error:
             asked.pending.settle(error)
         else:
             self._settle(asked, found)
-        while self._waiting and self._under_way < THREADS_BEHIND:
-            self._ask(self._waiting.popleft())
+        while lane.waiting and lane.under_way < MOST:
+            self._ask(lane.waiting.popleft())
 
     def _settle(self, asked: _Asked, found: Found) -> None:
         if found.kind == NOT_ACCEPTED:

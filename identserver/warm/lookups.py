@@ -266,7 +266,9 @@ class Lookups:
         :param local: who was found in our own network namespace; None: nobody has looked.
         """
         server, client, arrival = asked
-        pending = self._pending(ANY_OWNER, client[0])
+        # Whose container's it is turns out only there: those who have a socket here do not share with all of these.
+        whose = ANY_OWNER if local is None or isinstance(local, NoUser) else local.uid
+        pending = self._pending(whose, client[0])
 
         def found(owner: Owner) -> None:
             ends = (owner.server, owner.client) if owner.by_ports else (server, client)

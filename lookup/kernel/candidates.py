@@ -9,6 +9,8 @@ from ..connection import LOOPBACK, IdentError, NotAccepted, NoUser, pack, the_on
 
 TYPE_CHECKING = False  # see connection.py
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..connection import Arrival, Owner
     from .sock_diag import Ends
 
@@ -69,6 +71,29 @@ def own_ends(arrival: Arrival) -> tuple[Ends, int] | None:
 def families(ends: Ends) -> tuple[int, ...]:
     """Return the families of sockets that may have these ends: an IPv6 socket may have those of IPv4."""
     return (socket.AF_INET, socket.AF_INET6) if len(ends[0]) == 4 else (socket.AF_INET6,)
+
+
+def without_claims(
+    address: bytes, found: dict[int, Owner], is_ours: Callable[[bytes], object] | None
+) -> dict[int, Owner]:  # fmt: skip
+    """Leave out what anybody may have made: a socket without an answer, with an address that is not this host's.
+
+    Everybody may bind one to another machine's address, or a container's (IPV6_FREEBIND, ipv6(7)), and IPv6 lets it
+    connect from there. The connection that the far end knows with these ends is that machine's, or nobody's.
+
+    :param address: their end here. :param is_ours: see `SockDiag`.
+    :raises NoUser: none is left. :raises IdentError: the kernel does not tell its addresses.
+    """
+    if is_ours is None:
+        from . import routes
+
+        is_ours = routes.device_of
+    if is_ours(address):
+        return found
+    left = {cookie: owner for cookie, owner in found.items() if owner.state != "SYN_SENT"}
+    if not left:
+        raise NoUser("no such connection: its end here is no address of this host")
+    return left
 
 
 def held_by_a_process(found: list[Owner], ports: str) -> Owner:

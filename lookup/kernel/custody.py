@@ -27,11 +27,12 @@ class Changing(IdentError):
     """What was found a moment ago has changed: who looks again may find how it is now."""
 
 
-#: How many processes are remembered that held a container's socket.
-_MOST = 256
+#: For how many network namespaces processes are remembered that held a container's socket, and how many for each.
+_MOST, _MOST_OF_ONE = 256, 4
 
-#: Of containers whose socket somebody has asked about: looked at first. A hint, which is checked like any process.
-_hints: dict[int, None] = {}
+#: By the socket's network namespace: looked at first. A hint, which is checked like any process. Not those of all
+#: together, or who has a process with many descriptors would have everybody's questions wait for it.
+_hints: dict[tuple[int, int], list[int]] = {}
 
 
 def of(inode: int, uid: int, network: tuple[int, int]) -> tuple[Custody, int]:
@@ -47,8 +48,9 @@ def of(inode: int, uid: int, network: tuple[int, int]) -> tuple[Custody, int]:
     :raises Changing: nobody is seen to hold it. :raises IdentError: different ones do; or it can't be found out.
     """
     wanted = f"socket:[{inode}]"
-    for pid in list(_hints):
-        custody = _custody(pid, wanted) if _holds(pid, wanted)[0] else None
+    for pid in list(_hints.get(network, ())):
+        fd, _ = _holds(pid, wanted)
+        custody = _custody(pid, fd, wanted) if fd else None
         if custody is not None and _is_enough(custody, uid):
             return custody, pid
     found: dict[Custody, int] = {}
@@ -67,10 +69,10 @@ def of(inode: int, uid: int, network: tuple[int, int]) -> tuple[Custody, int]:
         raise Changing(f"no process is seen to hold the socket{why}")
     custody, pid = found.popitem()
     if _is_enough(custody, uid):
-        _hints.pop(pid, None)
-        _hints[pid] = None
+        pids = [pid, *(other for other in _hints.pop(network, ()) if other != pid)]
+        _hints[network] = pids[:_MOST_OF_ONE]
         if len(_hints) > _MOST:
-            _hints.pop(next(iter(_hints)), None)
+            _hints.pop(list(_hints)[0], None)  # noqa: RUF015 - other threads do this, too
     return custody, pid
 
 
@@ -83,9 +85,9 @@ def _look(pids: Iterable[int], wanted: str, found: dict[Custody, int]) -> int:
     """Add which of some processes hold a socket; return how many of them can't be looked at."""
     closed = 0
     for pid in pids:
-        held, seen = _holds(pid, wanted)
+        fd, seen = _holds(pid, wanted)
         closed += not seen
-        custody = _custody(pid, wanted) if held else None
+        custody = _custody(pid, fd, wanted) if fd else None
         if custody is not None:
             found.setdefault(custody, pid)
     return closed
@@ -138,38 +140,41 @@ def _processes() -> list[int]:
         raise IdentError(f"processes can't be listed: {error.strerror}") from None
 
 
-def _holds(pid: int, wanted: str) -> tuple[bool, bool]:
-    """Return whether a process holds a socket, and whether that could be seen."""
+def _holds(pid: int, wanted: str) -> tuple[str, bool]:
+    """Return as which descriptor a process holds a socket (``""``: it does not), and whether that could be seen."""
     folder = f"/proc/{pid}/fd/"
     try:
         fds = os.listdir(folder)
     except (FileNotFoundError, ProcessLookupError):
         # ENOENT, ESRCH: it has ended.
-        return False, True
+        return "", True
     except OSError:
         # EACCES: it is closed to us. EMFILE, ENFILE: no descriptors.
-        return False, False
+        return "", False
     seen = True
     for fd in fds:
         try:
             if os.readlink(folder + fd) == wanted:
-                return True, True
+                return fd, True
         except (FileNotFoundError, ProcessLookupError):
             # ENOENT: it was closed.
             continue
         except OSError:
             # EACCES: without CAP_SYS_PTRACE.
             seen = False
-    return False, seen
+    return "", seen
 
 
-def _custody(pid: int, wanted: str) -> Custody | None:
-    """Return whose a process that holds a socket is; None: it has ended. :raises IdentError: that can't be seen."""
+def _custody(pid: int, fd: str, wanted: str) -> Custody | None:
+    """Return whose a process that holds a socket is; None: it has ended, or has closed it.
+
+    :param fd: its descriptor. :raises IdentError: that can't be seen.
+    """
     try:
         # A descriptor of this folder is of that very process, whoever has its number later.
         process = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if not _still_holds(process, wanted):
+            if os.readlink(f"fd/{fd}", dir_fd=process) != wanted:
                 return None
             users, first = os.stat("ns/user", dir_fd=process), os.stat("/proc/1/ns/user")
             if unsynced.identity("root", process) == unsynced.identity("/proc/1/root"):
@@ -183,21 +188,6 @@ def _custody(pid: int, wanted: str) -> Custody | None:
     except OSError as error:
         # EACCES: without CAP_SYS_PTRACE, or with fewer capabilities than process 1.
         raise IdentError(f"whether process {pid} is the host's can't be seen: {error.strerror}") from None
-
-
-def _still_holds(process: int, wanted: str) -> bool:
-    folder = os.open("fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process)
-    try:
-        for fd in os.listdir(folder):
-            try:
-                if os.readlink(fd, dir_fd=folder) == wanted:
-                    return True
-            except FileNotFoundError:
-                # ENOENT: it was closed.
-                continue
-        return False
-    finally:
-        os.close(folder)
 
 
 def _maker(process: int) -> int:

@@ -57,15 +57,21 @@ class Place:
         self.layer = layer
         self.identity = namespaces.identity(namespaces.OURS)
         self.diag = SockDiag(self._is_ours)
-        self.conntrack = Conntrack()
+        self._conntrack: Conntrack | None = None
+        self._without_conntrack = ""
+        try:
+            self._conntrack = Conntrack()
+        except ConntrackUnavailable as error:
+            self._without_conntrack = str(error)
         self.fd = os.open(namespaces.OURS, os.O_RDONLY | os.O_CLOEXEC)
         #: For what is asked about links, and about routes: the latter may have to be left to itself (``hangs``).
         self._links: tuple[Links, Links] | None = None
         self.hangs = False
 
     def close(self) -> None:
-        for one in (self.diag, self.conntrack, *(self._links or ())):
-            one.close()
+        for one in (self.diag, self._conntrack, *(self._links or ())):
+            if one is not None:
+                one.close()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -88,7 +94,9 @@ class Place:
         :raises ConntrackUnavailable: we may not ask; or, in our own namespace, the kernel has no conntrack.
         """
         try:
-            found = self.conntrack.get(client, server)
+            if self._conntrack is None:
+                raise ConntrackUnavailable(self._without_conntrack)
+            found = self._conntrack.get(client, server)
         except ConntrackUnavailable as error:
             if error.forbidden or not self.path:
                 raise

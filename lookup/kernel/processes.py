@@ -75,10 +75,20 @@ def find(server: Address, client: Address, arrival: Arrival | None = None) -> Ow
 
 
 def _is_ours(host: str) -> bool:
-    """Return whether an address is this host's. See `SockDiag`. :raises IdentError: the kernel does not tell."""
-    from .routes import device_of  # only for few connections
+    """Return whether an address is this host's, or one that nobody connects from who has it not.
 
-    return bool(device_of(pack(host)[0]))
+    See `candidates.without_claims`: IPv4 refuses that. :raises IdentError: it can't be seen.
+    """
+    address = pack(host)[0]
+    if len(address) == 4:
+        return True
+    try:
+        # line = address SP index SP prefix-length SP scope SP flags SP name, numbers in hexadecimal (proc(5))
+        with open("/proc/self/net/if_inet6") as addresses:
+            return any(line.startswith(address.hex()) for line in addresses)
+    except OSError as error:
+        # ENOENT: /proc is not mounted. EACCES: it is closed to us. EMFILE, ENFILE: out of descriptors.
+        raise IdentError(f"this host's addresses can't be seen: {error.strerror}") from None
 
 
 def _check_namespace(psutil: Any, arrival: Arrival) -> None:

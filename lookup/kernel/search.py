@@ -76,6 +76,39 @@ def search(request: Request) -> Found:
         return Found(FAILED, *ends, reason=f"the search failed: {type(error).__name__}: {error}")
 
 
+def at_once(request: Request) -> tuple[Found | None, str]:
+    """Return what `search` would where conntrack alone decides, else None; and the address whose socket is meant.
+
+    Never raises, never blocks, and stays in this network namespace.
+    """
+    try:
+        here = places.home()
+    except Exception:
+        # Whatever it is (EMFILE, ENOMEM), `search` meets it too, and says so.
+        return None, request.server[0]
+    try:
+        found, entry = _stands(here, request)
+        inner = entry.socket_for(request.client, request.server)[0][0] if entry is not None else request.server[0]
+    except Exception:
+        here.close()
+        return None, request.server[0]
+    places.leave(here)
+    return found, inner
+
+
+def _stands(here: Place, request: Request) -> tuple[Found | None, Entry | None]:
+    """Return that what was found without asking counts, if conntrack says so; and its entry. Exceptions: `search`."""
+    ends = request.server, request.client
+    try:
+        entry = here.entry(*ends)
+    except ConntrackUnavailable as error:
+        # What conntrack does not tell is answered as without --masquerade.
+        return Found(STANDS, *ends, reason=str(error)), None
+    if entry is None and request.local:
+        return Found(STANDS, *ends, steps=["conntrack has no entry that translates it"]), None
+    return None, entry
+
+
 def _searched(request: Request) -> Found:
     here = places.home()
     try:
@@ -122,12 +155,10 @@ class _Search:
     def _run(self, request: Request) -> Found:
         here = self._here
         ends = request.server, request.client
-        try:
-            entry = here.entry(*ends)
-        except ConntrackUnavailable as error:
-            # What conntrack does not tell is answered as without --masquerade.
-            return Found(STANDS, *ends, reason=str(error))
-        if entry is None and (request.local or routes.device_of(pack(ends[0][0])[0])):
+        found, entry = _stands(here, request)
+        if found is not None:
+            return found
+        if entry is None and routes.device_of(pack(ends[0][0])[0]):
             return Found(STANDS, *ends, steps=["conntrack has no entry that translates it"])
         inner = self._through(here, *ends, entry) if entry is not None else ends
         if entry is None:

@@ -136,14 +136,13 @@ class SockDiag:
 
     def __init__(self, is_ours: Callable[[bytes], object] | None = None) -> None:
         """:param is_ours: says whether an address is one of that namespace; None: the calling thread stays in there."""
-        self._is_ours = is_ours
+        self._is_ours, self._sequence = is_ours, 0
         self._request, self._message = codec.messages()
-        self._sequence = 0
         self._exact: dict[int, bytearray] = {}
         self._devices: Devices | None = None
-        self._has_tcp_diag = False
         self._has_every_uid: bool | None = None
         self._cookie: bytes | None = None
+        self._has_tcp_diag = False
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
         except AttributeError:
@@ -190,11 +189,11 @@ class SockDiag:
             raise NoUser("no such connection")
         owners = list(found.values())
         if len(owners) > 1 or owners[0].state == "SYN_SENT" or not owners[0].inode:
-            from .candidates import held_by_a_process  # only for few connections
+            from .candidates import held_by_a_process, without_claims  # only for few connections
 
             if any(owner.state == "SYN_SENT" for owner in owners):
                 found.update(self._with_these_ends(ends, scope))
-                found = self._without_claims(local, found)
+                found = without_claims(local, found, self._is_ours)
             owners = [held_by_a_process(list(found.values()), f"{server[1]},{client[1]}")]
         if not self._has_every_uid:
             self.check_uid(owners[0].uid)
@@ -271,25 +270,6 @@ class SockDiag:
                     found[each.cookie] = each.owner()
         return found
 
-    def _without_claims(self, address: bytes, found: dict[int, Owner]) -> dict[int, Owner]:
-        """Leave out what anybody may have made: a socket without an answer, with an address that is not this host's.
-
-        Everybody may bind one to another machine's address, or a container's (IPV6_FREEBIND, ipv6(7)), and IPv6 lets it
-        connect from there. The connection that the far end knows with these ends is that machine's, or nobody's.
-
-        :raises NoUser: none is left. :raises IdentError: the kernel does not tell its addresses.
-        """
-        if self._is_ours is None:
-            from . import routes  # only for few connections
-
-            self._is_ours = routes.device_of
-        if self._is_ours(address):
-            return found
-        left = {cookie: owner for cookie, owner in found.items() if owner.state != "SYN_SENT"}
-        if not left:
-            raise NoUser("no such connection: its end here is no address of this host")
-        return left
-
     def check_uid(self, uid: int) -> None:
         """Rule out that a uid means another user here than on the host. :raises IdentError: it may."""
         if self._has_every_uid is None:
@@ -327,14 +307,9 @@ class SockDiag:
         return self._devices.indices()
 
     def dump(
-        self,
-        family: int,
-        local_port: int = 0,
-        remote_port: int = 0,
-        protocol: int = socket.IPPROTO_TCP,
-        states: int = _ALL_STATES,
-        more: bytes = b"",
-    ) -> Iterator[Found]:
+        self, family: int, local_port: int = 0, remote_port: int = 0, protocol: int = socket.IPPROTO_TCP,
+        states: int = _ALL_STATES, more: bytes = b"",
+    ) -> Iterator[Found]:  # fmt: skip
         """Yield each socket of a family; a port of 0: any. Walks the kernel's whole table.
 
         :param more: attributes of the request, which narrow it down.

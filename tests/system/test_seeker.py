@@ -101,9 +101,9 @@ def test_one_process_has_precisely_these(form: str, starts: str, names: tuple[st
             assert one == seeker or sets(one) == [0] * 4
         if starts == "root":
             assert int(status(seeker)["CapBnd"], 16) == 0
-        # Nothing but the way to who asks: no connection, no listening socket, no log.
+        # Nothing but the way to who asks, and a pipe of its own: no connection, no listening socket, no log.
         links = [os.readlink(f"/proc/{seeker}/fd/{fd}") for fd in os.listdir(f"/proc/{seeker}/fd")]
-        assert sorted(link.partition(":")[0] for link in links) == ["/dev/null"] * 3 + ["socket"]
+        assert sorted(link.partition(":")[0] for link in links) == ["/dev/null"] * 3 + ["pipe"] * 2 + ["socket"]
     until(lambda: has_ended(seeker))
 
 
@@ -220,6 +220,7 @@ def start(*arguments):
         raise left.pop()
     return genuine(*arguments)
 seeker.start_new_thread = start
+seeker._at_once = lambda request: (None, request.server[0])
 one = seeker.Seeker()
 good = Request(("127.0.0.1", 1), ("127.0.0.1", 2))
 try:
