@@ -92,14 +92,20 @@ class Seeker:
 
         :raises IdentError: nobody answers, or not in time. :raises ValueError: an address is none.
         """
-        fd = self.send(request)
+        try:
+            fd = self.send(request)
+        except BlockingIOError as error:
+            raise _nobody(error) from None
         # While the other process works: what decides about its answer.
         from lookup import owner  # noqa: F401
 
         return self.answer(fd, SECONDS)
 
     def send(self, request: Request) -> int:
-        """Send a request, and return a descriptor that is readable when the answer is there. Exceptions: see `ask`."""
+        """Send a request, and return a descriptor that is readable when the answer is there.
+
+        :raises BlockingIOError: too many are on their way already. Other exceptions: see `ask`.
+        """
         data = request.pack()
         try:
             # One pipe for each answer, so that none is ever taken for another's.
@@ -111,6 +117,8 @@ class Seeker:
                 raise
             finally:
                 os.close(writer)
+        except BlockingIOError:
+            raise
         except OSError as error:
             raise _nobody(error) from None
         return reader

@@ -126,17 +126,17 @@ def request_for(server: Address, client: Address, arrival: Arrival | None, local
     """Return what is to be asked; None: nothing is, and what was found locally counts. :raises ValueError: no address.
 
     Also where a socket was found here: a connection of a container's may have had the same ends on its way out before.
-    Not for a query by a device alone, which conntrack knows nothing of.
     """
     from .kernel.wire import Request
 
-    if (arrival is not None and arrival.bound) or not (server[0] and client[0]):
+    if not (server[0] and client[0]):
         return None
     hosts = [pack(host.partition("%")[0])[0] for host in (server[0], client[0])]
     if "%" in server[0] + client[0] or len(hosts[0]) != len(hosts[1]):
         return None
     ours, far = map(unpack, hosts)
-    return Request((ours, server[1]), (far, client[1]), not isinstance(local, NoUser) or isinstance(local, NotAccepted))
+    found_here = not isinstance(local, NoUser) or isinstance(local, NotAccepted)
+    return Request((ours, server[1]), (far, client[1]), found_here, arrival is not None and arrival.bound != 0)
 
 
 def decide(

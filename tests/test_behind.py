@@ -23,6 +23,7 @@ from lookup.kernel.wire import (
     FAILED,
     INSIDE,
     NO_UID,
+    NOBODY,
     NOT_ACCEPTED,
     OF_A_CONTAINER,
     OF_THE_HOST,
@@ -183,6 +184,19 @@ def test_so_many_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Non
     bench.seeker.reply(STANDS)
     bench.until(lambda: len(bench.came) == MOST + 3)
     assert bench.seeker.take() == 0, "for one of them nobody has waited any more"
+
+
+def test_the_way_is_full(bench: Bench) -> None:
+    """Hundreds of questions at once, before the other process takes any: all are answered, in their order."""
+    for _ in range(300):
+        bench.ask(local=NoUser(""))
+    bench.until(lambda: not bench.behind._lanes[False].waiting or bench.behind._lanes[False].full)
+    assert not bench.came
+    for number in range(300):
+        bench.until(bench.seeker.take)
+        bench.seeker.reply(NOBODY, reason=str(number))
+    bench.until(lambda: len(bench.came) == 300)
+    assert [error.detail for error in bench.came] == [str(number) for number in range(300)]
 
 
 def test_it_is_asked_again_until_it_is_accepted(bench: Bench) -> None:

@@ -179,7 +179,7 @@ def test_not_yet_answered(town: Town, alice: Person, root: Person) -> None:
 
 
 def test_not_yet_answered_with_an_address_of_another_host(town: Town, alice: Person, root: Person) -> None:
-    """Anybody may make such a socket (IPV6_FREEBIND), so it is nobody's; with an address of this host's it is theirs."""
+    """Anybody may make such a socket (IPV6_FREEBIND), so it is nobody's; with this host's address it is its maker's."""
     dial = """
 client = socket.socket(socket.AF_INET6)
 client.setblocking(False)

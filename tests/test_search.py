@@ -226,3 +226,23 @@ def test_a_kernel_without_conntrack(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (found.kind, found.reason) == (STANDS, "no netlink socket: Protocol not supported")
     for home in places._homes:
         home.close()
+
+
+def test_where_a_holder_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one held a socket of the same network namespace: no other container's processes are looked at."""
+    from lookup.kernel import custody
+
+    looked: list[int] = []
+
+    def holds(pid: int, wanted: str) -> tuple[str, bool]:
+        looked.append(pid)
+        return "", True
+
+    monkeypatch.setattr(custody, "_hints", {(1, 1): [10, 11], (2, 2): [20]})
+    monkeypatch.setattr(custody, "_holds", holds)
+    monkeypatch.setattr(custody, "_processes", list)
+    for network, pids in (((1, 1), [10, 11]), ((2, 2), [20]), ((3, 3), [])):
+        looked.clear()
+        with pytest.raises(custody.Changing):
+            custody.of(5, 1000, network)
+        assert looked == pids

@@ -19,14 +19,15 @@ texts = st.text(max_size=40).map(lambda text: text.replace("\0", ""))
 numbers = st.integers(0, (1 << 32) - 1)
 
 
-@given(hosts, ports, ports, st.booleans())
-def test_a_request(pair: tuple[str, str], ours: int, far: int, local: bool) -> None:
+@given(hosts, ports, ports, st.booleans(), st.booleans())
+def test_a_request(pair: tuple[str, str], ours: int, far: int, local: bool, bound: bool) -> None:
     """It has a fixed length, and comes back as it was; IPv4-mapped addresses are IPv4's."""
-    data = Request((pair[0], ours), (pair[1], far), local).pack()
+    data = Request((pair[0], ours), (pair[1], far), local, bound).pack()
     assert len(data) == wire.REQUEST_SIZE
     if pair[0].startswith("::ffff:") == pair[1].startswith("::ffff:"):
         again = Request.unpack(data)
-        assert (again.pack(), again.local, again.server[1], again.client[1]) == (data, local, ours, far)
+        assert (again.pack(), again.local, again.bound) == (data, local, bound)
+        assert (again.server[1], again.client[1]) == (ours, far)
 
 
 @given(

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 #: to each container count, and not the order in which they were asked.
 MOST = seeker.MOST_WAITING
 
+#: Seconds until it is asked again where the way to the other process is full.
+FULL_SECONDS = 0.005
+
 #: Seconds for which it counts whose range a uid is in, from when the file was read; and how many uids are remembered.
 SECONDS, MAX_UIDS = 1.0, 1024
 
@@ -46,10 +49,11 @@ class _Asked:
 
 
 class _Lane:
-    """Questions of one kind: how many are under way, and which wait."""
+    """Questions of one kind: how many are under way, and which wait; ``full``: nothing more can be sent just now."""
 
     def __init__(self) -> None:
         self.under_way = 0
+        self.full = False
         self.waiting: deque[_Asked] = deque()
 
 
@@ -82,18 +86,34 @@ class Behind:
 
     def _ask(self, asked: _Asked) -> None:
         lane = self._lanes[asked.request.local]
-        if lane.under_way >= MOST:
-            lane.waiting.append(asked)
-            return
-        if asked.pending.settled:
-            return
-        try:
-            fd = self._seeker.send(asked.request)
-        except (IdentError, ValueError) as error:
-            # Who waits for it may not have said so yet.
-            self._loop.call_soon(asked.pending.settle, error)
-            return
-        lane.under_way += 1
+        lane.waiting.append(asked)
+        self._go_on(lane)
+
+    def _go_on(self, lane: _Lane) -> None:
+        """Send what waits, as far as it may be."""
+        while lane.waiting and lane.under_way < MOST and not lane.full:
+            asked = lane.waiting.popleft()
+            if asked.pending.settled:
+                continue
+            try:
+                fd = self._seeker.send(asked.request)
+            except BlockingIOError:  # EAGAIN: the other process has not taken yet what it was sent
+                lane.waiting.appendleft(asked)
+                lane.full = True
+                self._loop.call_later(FULL_SECONDS, self._try_again, lane)
+                return
+            except (IdentError, ValueError) as error:
+                # Who waits for it may not have said so yet.
+                self._loop.call_soon(asked.pending.settle, error)
+                continue
+            lane.under_way += 1
+            self._wait(fd, asked)
+
+    def _try_again(self, lane: _Lane) -> None:
+        lane.full = False
+        self._go_on(lane)
+
+    def _wait(self, fd: int, asked: _Asked) -> None:
         late = self._loop.call_later(seeker.SECONDS, lambda: self._end(fd, asked))
 
         def answered() -> None:
@@ -114,8 +134,7 @@ class Behind:
             asked.pending.settle(error)
         else:
             self._settle(asked, found)
-        while lane.waiting and lane.under_way < MOST:
-            self._ask(lane.waiting.popleft())
+        self._go_on(lane)
 
     def _settle(self, asked: _Asked, found: Found) -> None:
         if found.kind == NOT_ACCEPTED:

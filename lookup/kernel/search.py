@@ -104,8 +104,12 @@ def _stands(here: Place, request: Request) -> tuple[Found | None, Entry | None]:
     except ConntrackUnavailable as error:
         # What conntrack does not tell is answered as without --masquerade.
         return Found(STANDS, *ends, reason=str(error)), None
-    if entry is None and request.local:
+    if entry is None and (request.local or request.bound):
         return Found(STANDS, *ends, steps=["conntrack has no entry that translates it"]), None
+    if request.bound:
+        # Conntrack knows nothing of devices: the entry may be of another network with the same addresses (VRF).
+        why = "it is translated, and the query came in by a socket that is bound to a device"
+        return Found(FAILED, *ends, reason=why), None
     return None, entry
 
 

@@ -47,28 +47,31 @@ class Request:
 
     ``server``: our end as the query names it; ``client``: the far end; addresses without a scope. ``local``: whether a
     socket of this network namespace was found with these ends already: then only another one is of interest.
+    ``bound``: whether the query came in by a socket that is bound to a device: then it is of interest alone whether
+    the connection is translated.
     """
 
-    __slots__ = ("client", "local", "server")
+    __slots__ = ("bound", "client", "local", "server")
 
-    def __init__(self, server: Address, client: Address, local: bool = False) -> None:
+    def __init__(self, server: Address, client: Address, local: bool = False, bound: bool = False) -> None:
         self.server = server
         self.client = client
         self.local = local
+        self.bound = bound
 
     def pack(self) -> bytes:
         """Return the request as `REQUEST_SIZE` octets. :raises ValueError: a host is not an address."""
-        return _FLAGS.pack(self.local) + _packed(self.server) + _packed(self.client)
+        return _FLAGS.pack(self.local | self.bound << 1) + _packed(self.server) + _packed(self.client)
 
     @classmethod
     def unpack(cls, data: bytes) -> Request:
         """Return the request that some octets are. :raises ValueError: they are none."""
-        if len(data) != REQUEST_SIZE or data[0] > 1:
+        if len(data) != REQUEST_SIZE or data[0] > 3:
             raise ValueError("no request")
         server, client = _unpacked(data, _FLAGS.size), _unpacked(data, _FLAGS.size + _END.size)
         if (":" in server[0]) != (":" in client[0]) or not (server[1] and client[1]):
             raise ValueError("no request")
-        return cls(server, client, data[0] == 1)
+        return cls(server, client, bool(data[0] & 1), bool(data[0] & 2))
 
 
 class Found:

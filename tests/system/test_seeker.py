@@ -242,6 +242,43 @@ def test_no_thread_for_one() -> None:
     assert (done.stderr, done.returncode) == ("", 0)
 
 
+#: One address' searches do not end. What conntrack alone decides, and another address, are answered all the same.
+TURNS = """
+import os, socket, time
+from identserver import seeker
+from lookup.kernel.wire import NOBODY, STANDS, Found, Request
+def at_once(request):
+    return (Found(STANDS, request.server, request.client) if request.local else None), request.server[0]
+def search(request):
+    if request.server[0] == "10.0.0.1":
+        time.sleep(60)
+    return Found(NOBODY, request.server, request.client)
+seeker._at_once, seeker._found = at_once, search
+one = seeker.Seeker()
+far = "10.0.0.2", 2
+stuck = []
+while len(stuck) < seeker.MOST_WAITING + 100:
+    try:
+        stuck.append(one.send(Request(("10.0.0.1", 1), far)))
+    except BlockingIOError:
+        time.sleep(0.01)
+assert one.ask(Request(("10.0.0.1", 1), far, local=True)).kind == STANDS
+assert one.ask(Request(("10.0.0.3", 1), far)).kind == NOBODY
+for fd in stuck:
+    os.close(fd)
+assert one.ask(Request(("10.0.0.3", 1), far)).kind == NOBODY
+one._socket.shutdown(socket.SHUT_WR)
+os.wait()
+"""
+
+
+def test_each_address_has_its_turn() -> None:
+    """However many questions there are about one address that takes long, others are answered."""
+    words = [sys.executable, "-c", TURNS]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
 def test_what_is_no_request() -> None:
     """Whatever is sent, and with whatever descriptors: no answer, nothing is written elsewhere, and it goes on."""
     only_if_others_can_read_it()
