@@ -56,8 +56,8 @@ def begin(options: Options, log: Log) -> Seeker | None:
     """
     having = capabilities.held()
     enough = capabilities.suffice(having)
-    for reason in capabilities.lacking(having):
-        log.write(Log.INFO if enough else Log.ERROR, f"--masquerade: {reason}")
+    if lacking := capabilities.lacking(having):
+        log.write(Log.INFO if enough else Log.ERROR, f"--masquerade: {'; '.join(lacking)}")
     ids = serving_ids(options.user, options.group)
     seeker = Seeker(having & capabilities.mask(), ids) if enough else None
     capabilities.no_new_privileges()

@@ -84,4 +84,5 @@ def _verdict() -> int:
     if warnings:
         what = warnings[0].text if len(warnings) == 1 else f"look at the {len(warnings)} warnings"
         line_of_its_own(f"but {what}", WARNING)
+        line_of_its_own(f"what helps, by symptom: {install.page('trouble.md')}")
     return 0
