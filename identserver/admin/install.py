@@ -60,14 +60,14 @@ def install_service(options: Options) -> int:
     files, then = _files(options.install_service or "", options.warm)
     if options.write and not files[0][0]:
         raise UsageError("--write: inetd.conf is shared with other services; add the line that is printed yourself")
-    for path, text in files:
-        if options.write:
-            _write(path, text)
-            print(f"wrote {path}")
-        else:
-            print((f"# {path}\n" if len(files) > 1 else "") + text, end="")
     if options.write:
-        print(f"now: {then}")
+        # All of them, whether anybody reads what is printed or not.
+        for path, text in files:
+            _write(path, text)
+        print(*(f"wrote {path}" for path, _ in files), f"now: {then}", sep="\n")
+    else:
+        for path, text in files:
+            print((f"# {path}\n" if len(files) > 1 else "") + text, end="")
     return 0
 
 

@@ -84,7 +84,8 @@ def test_nobody_listens() -> None:
     assert status == 0
     (warning,) = labelled(lines, "port")
     assert warning.startswith(f"warning: nobody listens on port {port} yet")
-    assert lines[-1].startswith("but ")
+    assert lines[-2].startswith("but ")
+    assert lines[-1].startswith("what helps, by symptom: ")
 
 
 def test_a_server_that_is_right(tmp_path: Path) -> None:
