@@ -261,7 +261,7 @@ def _raise_limit(wanted: int) -> None:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:  # the kernel has no RLIM_INFINITY for it (fs.nr_open)
-        try:
+        try:  # noqa: SIM105 - contextlib takes 4 ms
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
         except OSError:
             pass  # EPERM: a sandbox
