@@ -49,9 +49,9 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
     """All processes that there are."""
     found = Processes()
 
-    def holds(pid: int, wanted: str) -> tuple[bool, bool]:
+    def holds(pid: int, wanted: str) -> tuple[str, bool]:
         found.read.append(pid)
-        return bool(found[pid]), found[pid] is not None
+        return "3" if found[pid] else "", found[pid] is not None
 
     def by_network(network: tuple[int, int]) -> tuple[list[int], list[int]]:
         assert network == NETWORK
@@ -66,7 +66,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
     monkeypatch.setattr(custody, "_hints", {})
     monkeypatch.setattr(custody, "_by_network", by_network)
     monkeypatch.setattr(custody, "_holds", holds)
-    monkeypatch.setattr(custody, "_custody", lambda pid, wanted: found[pid])
+    monkeypatch.setattr(custody, "_custody", lambda pid, fd, wanted: found[pid])
     monkeypatch.setattr(unsynced, "identity", identity)
     return found
 
