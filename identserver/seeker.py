@@ -14,7 +14,7 @@ import os
 import select
 import stat
 from _socket import MSG_DONTWAIT
-from _thread import start_new_thread
+from _thread import allocate_lock, start_new_thread
 
 from lookup.connection import IdentError
 from lookup.kernel import codec
@@ -41,9 +41,6 @@ MOST, MOST_OF_ONE = 32, 4
 
 #: How many may wait, each of which holds a descriptor; and descriptors of a search.
 MOST_WAITING, _OF_A_SEARCH = 512, 64
-
-#: Octets of an address as text (INET6_ADDRSTRLEN, ipv6(7)).
-_ADDRESS = 46
 
 
 def begin(options: Options, log: Log) -> Seeker | None:
@@ -197,62 +194,71 @@ def _serve(requests: socket.socket, kept: int, ids: tuple[int, int] | None) -> N
 class _Turns:
     """Which searches are under way, and which wait: `MOST` are at a time, and `MOST_OF_ONE` for one address.
 
-    Used by the main thread alone, but for `end`. Each search has a thread of its own, for it ends in another network
-    namespace than it began in, and a thread begins in that of whoever starts it.
+    Used by the main thread alone, but for `end`. Each search has a thread of its own, because it ends in another
+    network namespace than it began in, and a thread begins in that of whoever starts it.
     """
 
     def __init__(self) -> None:
         """:raises OSError: there are no descriptors."""
-        self._ended, self._end = os.pipe()
+        self._woken, self._wake = os.pipe()
+        self._lock = allocate_lock()
         #: By address: how many are under way, and what waits; each in the order in which it has its turn.
         self._under_way: dict[str, int] = {}
         self._waiting: dict[str, list[tuple[Request, list[int]]]] = {}
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when a search has ended."""
-        return self._ended
+        """Return the descriptor that is readable when something that waits may have its turn."""
+        return self._woken
 
     def add(self, address: str, request: Request, fds: list[int]) -> None:
         """Begin a search, or let it wait for its turn. :param address: of the socket that is meant."""
-        if sum(map(len, self._waiting.values())) >= MOST_WAITING:
-            longest = max(self._waiting, key=lambda one: len(self._waiting[one]))
-            _let_go(self._waiting[longest].pop()[1])
-        self._waiting.setdefault(address, []).append((request, fds))
-        self._begin()
+        with self._lock:
+            if sum(map(len, self._waiting.values())) >= MOST_WAITING:
+                longest = max(self._waiting, key=lambda one: len(self._waiting[one]))
+                _let_go(self._waiting[longest].pop()[1])
+            self._waiting.setdefault(address, []).append((request, fds))
+            self._begin()
 
     def end(self, address: str) -> None:
-        """Say that a search has ended. Any thread may do so."""
-        os.write(self._end, address.encode().ljust(_ADDRESS))
+        """Count a search no more. Any thread may do so."""
+        with self._lock:
+            self._count(address, -1)
+            if self._waiting:
+                os.write(self._wake, b"\0")  # it never has more than there are searches
 
     def go_on(self) -> None:
         """Let others have the turn of a search that has ended."""
-        address = os.read(self._ended, _ADDRESS).decode().rstrip()
-        self._under_way[address] -= 1
-        if not self._under_way[address]:
-            del self._under_way[address]
-        self._begin()
+        os.read(self._woken, MOST)
+        with self._lock:
+            self._begin()
 
     def _begin(self) -> None:
+        """Start what may have its turn. The lock is held."""
         for address in list(self._waiting):
-            while len(self._waiting[address]) and self._may_begin(address):
-                request, fds = self._waiting[address].pop(0)
+            waiting = self._waiting.pop(address)
+            while waiting and self._may_begin(address):
+                request, fds = waiting.pop(0)
                 if not _is_awaited(fds):
                     _let_go(fds)
                     continue
-                self._under_way[address] = self._under_way.get(address, 0) + 1
+                self._count(address, 1)
                 try:
                     # Not by threading.Thread, whose start() waits without end for one that has no memory to begin with.
                     start_new_thread(_answer, (request, fds, address, self))
                 except RuntimeError:
                     # EAGAIN, ENOMEM: a limit of processes, or memory. This one is not answered; the others go on.
                     _let_go(fds)
-                    self.end(address)
-            waiting = self._waiting.pop(address)
+                    self._count(address, -1)
             if waiting:
                 self._waiting[address] = waiting  # behind the others
 
     def _may_begin(self, address: str) -> bool:
         return sum(self._under_way.values()) < MOST and self._under_way.get(address, 0) < MOST_OF_ONE
+
+    def _count(self, address: str, more: int) -> None:
+        count = self._under_way.pop(address, 0) + more
+        if count:
+            self._under_way[address] = count
 
 
 def _raise_limit(wanted: int) -> None:
