@@ -29,6 +29,8 @@ PLACES = {
     f"/user.slice/user-1.slice/user@1.service/user.slice/libpod-{HEX}.scope/container": (
         "container 0123456789ab (libpod)"
     ),
+    f"/libpod_parent/libpod-{HEX}": "container 0123456789ab (libpod)",
+    f"/libpod_parent/libpod-conmon-{HEX}": "",
     f"/kubepods.slice/kubepods-pod1.slice/cri-containerd-{HEX}.scope": "container 0123456789ab (cri-containerd)",
     f"/kubepods/besteffort/pod1234/{HEX}": "container 0123456789ab (kubepods)",
     "/lxc.payload.web/system.slice/x.service": "container web (lxc)",
@@ -40,7 +42,7 @@ PLACES = {
 
 #: The same as a regular expression.
 CONTAINER = re.compile(
-    r"(?:^|/)(?:(docker|libpod|crio|cri-containerd)-([0-9a-f]{12})[0-9a-f]*\.scope"
+    r"(?:^|/)(?:(docker|libpod|crio|cri-containerd)-([0-9a-f]{12})(?:[0-9a-f]*\.scope|[0-9a-f]{52})"
     r"|(docker|kubepods[^/]*(?:/[^/]+)*)/(?:[^/]*/)?([0-9a-f]{12})[0-9a-f]{52}"
     r"|(lxc)(?:\.payload\.|/)([^/]+)"
     r"|(machine)-([^/]+)\.scope)(?:/|$)"

@@ -80,7 +80,7 @@ def place(group: str) -> str:
 def _container(part: str, below: list[str]) -> tuple[str, str]:
     """Return the name of the container that a part of a path names, with those below it, and its runtime, or ``""``.
 
-    container = runtime "-" id ".scope" / runtime "/" [ any "/" ] id / "kubepods" *any "/" id
+    container = runtime "-" id [ ".scope" ] / runtime "/" [ any "/" ] id / "kubepods" *any "/" id
                 / "lxc.payload." name / "lxc/" name / "machine-" name ".scope"
     """
     if part.endswith(_SCOPE):
@@ -88,6 +88,9 @@ def _container(part: str, below: list[str]) -> tuple[str, str]:
         runtime, _, name = part[: -len(_SCOPE)].rpartition("-")
         if runtime in _RUNTIMES and len(name) >= _SHOWN and _DIGITS.issuperset(name):
             return name[:_SHOWN], runtime
+    runtime, _, name = part.rpartition("-")
+    if runtime in _RUNTIMES and _is_id(name):
+        return name[:_SHOWN], runtime
     if part == "docker" or part.startswith("kubepods"):
         deep = len(below) if part != "docker" else 2
         for at in reversed(range(min(deep, len(below)))):
