@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 SECONDS = 3.0
 
 #: How many searches are under way at a time, and how many of them for one address: a container's processes may have so
-#: many descriptors that it takes seconds to see which one holds a socket. More threads would not be done sooner, as
-#: they share the interpreter.
+#: many descriptors that it takes seconds to see which one holds a socket. More threads would not end sooner: they share
+#: the interpreter.
 MOST, MOST_OF_ONE = 32, 4
 
 #: How many may wait, each of which holds a descriptor; and descriptors of a search.

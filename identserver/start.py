@@ -145,7 +145,7 @@ def _run(options: Options, log: Log, operands: Sequence[str]) -> int:
     else:
         if not options.multi_query:
             gc.disable()  # collecting while modules are imported is 6 % of a process that lives for one query
-        lookups = _lookups(options, log)
+        lookups = _lookups(options, log)  # kept to the end: the kernel closes what it has
         serve_connection(sockets[0], options, log, lookups.look_up)
         # Everything is sent. Tidying the interpreter up takes 3 ms more, and a lookup that hangs could hold it up.
         os._exit(EXIT_OK)

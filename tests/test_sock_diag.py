@@ -9,24 +9,19 @@ import socket
 import struct
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from helpers import kinds
 from helpers.calls import call, inherited, other, welcome
 from helpers.hosts import IPPROTO_MPTCP, Person, Refused, Town, inside, nameless_uid, until
 from helpers.machine import ROOT, program, skip
 from helpers.netlink import NLM_F_DUMP, Wire, by_ports, find
 from helpers.pairs import LOOPBACK, connect
-from helpers.states import CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_RECV, SYN_SENT, TIME_WAIT, table
+from helpers.states import CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_SENT, TIME_WAIT, table
 
 from lookup.connection import IdentError, NoUser
 from lookup.kernel import dumps, sock_diag
-
-if TYPE_CHECKING:
-
-
-    pass
-
 
 pytest_plugins = ["helpers.people", "helpers.netlink"]
 
@@ -234,17 +229,11 @@ def test_not_yet_accepted(town: Town, alice: Person) -> None:
         assert find(town, ends).uid == alice.uid
 
 
-def test_half_open(town: Town, alice: Person) -> None:
+def test_half_open(town: Town, alice: Person, bob: Person) -> None:
     """A peer that has asked for a connection and not yet confirmed it has none."""
-    port = alice.tell("listener = listen(host); listener.getsockname()[1]", host=town.HERE)
-    with inside(town.there), town.mute(), socket.socket() as caller:
-        caller.bind((town.MUTED, 0))
-        caller.setblocking(False)
-        assert caller.connect_ex((town.HERE, port))
-        ends = (town.HERE, port), caller.getsockname()
-        until(lambda: (table(town.here, ends) or [0])[0] == SYN_RECV)
+    for question in kinds.half_open(town, alice, bob):
         with pytest.raises(NoUser):
-            find(town, ends)
+            find(town, question.ends)
 
 
 def test_time_wait(town: Town, alice: Person) -> None:

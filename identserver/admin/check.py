@@ -78,11 +78,11 @@ def _verdict() -> int:
             line_of_its_own("no true answer" if "wrong" in labels else "no true answer about everybody", WRONG)
         else:
             line_of_its_own(f"not well: {len(labels)} error{'s' * (len(labels) > 1)}, see above", WRONG)
+    else:
+        line_of_its_own("the answer is true")
+        if warnings:
+            what = warnings[0].text if len(warnings) == 1 else f"look at the {len(warnings)} warnings"
+            line_of_its_own(f"but {what}", WARNING)
+    if labels or warnings:
         line_of_its_own(f"what helps, by symptom: {install.page('trouble.md')}")
-        return 1
-    line_of_its_own("the answer is true")
-    if warnings:
-        what = warnings[0].text if len(warnings) == 1 else f"look at the {len(warnings)} warnings"
-        line_of_its_own(f"but {what}", WARNING)
-        line_of_its_own(f"what helps, by symptom: {install.page('trouble.md')}")
-    return 0
+    return 1 if labels else 0

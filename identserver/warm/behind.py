@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .loop import Loop
     from .workers import Pending, Workers
 
-#: Questions under way at a time, each of which holds a descriptor. So many that the turns which the other process gives
-#: to each container count, and not the order in which they were asked.
+#: Questions under way at a time, each of which holds a descriptor. So many that they wait in the other process, which
+#: gives each container its turn.
 MOST = seeker.MOST_WAITING
 
 #: Seconds until it is asked again where the way to the other process is full.

@@ -266,7 +266,7 @@ class Lookups:
         :param local: who was found in our own network namespace; None: nobody has looked.
         """
         server, client, arrival = asked
-        # Whose container's it is turns out only there: those who have a socket here do not share with all of these.
+        # Whoever has a socket here has a share of their own. Whose any other connection is turns out only later.
         whose = ANY_OWNER if local is None or isinstance(local, NoUser) else local.uid
         pending = self._pending(whose, client[0])
 

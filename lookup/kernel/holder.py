@@ -83,13 +83,10 @@ def _container(part: str, below: list[str]) -> tuple[str, str]:
     container = runtime "-" id [ ".scope" ] / runtime "/" [ any "/" ] id / "kubepods" *any "/" id
                 / "lxc.payload." name / "lxc/" name / "machine-" name ".scope"
     """
-    if part.endswith(_SCOPE):
-        # The last "-": a runtime's name may have one.
-        runtime, _, name = part[: -len(_SCOPE)].rpartition("-")
-        if runtime in _RUNTIMES and len(name) >= _SHOWN and _DIGITS.issuperset(name):
-            return name[:_SHOWN], runtime
-    runtime, _, name = part.rpartition("-")
-    if runtime in _RUNTIMES and _is_id(name):
+    is_scope = part.endswith(_SCOPE)
+    # The last "-": a runtime's name may have one.
+    runtime, _, name = (part[: -len(_SCOPE)] if is_scope else part).rpartition("-")
+    if runtime in _RUNTIMES and (_is_id(name) or (is_scope and len(name) >= _SHOWN and _DIGITS.issuperset(name))):
         return name[:_SHOWN], runtime
     if part == "docker" or part.startswith("kubepods"):
         deep = len(below) if part != "docker" else 2

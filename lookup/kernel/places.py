@@ -28,7 +28,11 @@ _MOST_HOMES = 4
 
 
 def home() -> Place:
-    """Return this thread's network namespace, with what is asked there: what the last search has left, if any."""
+    """Return this thread's network namespace, with what is asked there: what the last search has left, if any.
+
+    To be entered (``with``), so that the next search finds it, unless something goes wrong: then answers to what failed
+    may still arrive.
+    """
     while _homes:
         try:
             found = _homes.pop()
@@ -38,14 +42,6 @@ def home() -> Place:
             return found
         found.close()
     return Place("", 0)
-
-
-def leave(home: Place) -> None:
-    """Keep what is open for the next search, if nobody else may be waiting for its answers."""
-    if home.hangs or len(_homes) >= _MOST_HOMES:
-        home.close()
-    else:
-        _homes.append(home)
 
 
 class Place:
@@ -67,6 +63,16 @@ class Place:
         #: For what is asked about links, and about routes: the latter may have to be left to itself (``hangs``).
         self._links: tuple[Links, Links] | None = None
         self.hangs = False
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Keep what is open for the next search, if nobody else may be waiting for its answers."""
+        if kind is not None or self.hangs or len(_homes) >= _MOST_HOMES:
+            self.close()
+        else:
+            _homes.append(self)
 
     def close(self) -> None:
         for one in (self.diag, self._conntrack, *(self._links or ())):

@@ -64,10 +64,9 @@ def find(server: Address, client: Address, arrival: Arrival | None = None) -> Ow
     if len(owners) < len(fitting) and any(owner.state == "SYN_SENT" for owner in owners):
         # The far end has not answered. If it knows a connection with these ends it is another one.
         raise IdentError("no process holds a connection with the same ends (psutil)")
-    if sys.platform == "linux":
-        owners = [owner for owner in owners if owner.state != "SYN_SENT" or _is_ours(owner.server[0])]
-        if not owners:
-            raise NoUser("no such connection: its end here is no address of this host (psutil)")
+    owners = [owner for owner in owners if owner.state != "SYN_SENT" or _is_ours(owner.server[0])]
+    if not owners:
+        raise NoUser("no such connection: its end here is no address of this host (psutil)")
     owner = the_only(owners, f"{server[1]},{client[1]}")
     if sys.platform == "linux":
         check_owner(owner.uid)
@@ -75,12 +74,12 @@ def find(server: Address, client: Address, arrival: Arrival | None = None) -> Ow
 
 
 def _is_ours(host: str) -> bool:
-    """Return whether an address is this host's, or one that nobody connects from who has it not.
+    """Return whether an unanswered socket's address is this host's. See `candidates.without_claims`.
 
-    See `candidates.without_claims`: IPv4 refuses that. :raises IdentError: it can't be seen.
+    With IPv4 it always is: nobody can connect from another one. :raises IdentError: it can't be seen.
     """
     address = pack(host)[0]
-    if len(address) == 4:
+    if len(address) == 4 or sys.platform != "linux":
         return True
     try:
         # line = address SP index SP prefix-length SP scope SP flags SP name, numbers in hexadecimal (proc(5))

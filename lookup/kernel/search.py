@@ -82,18 +82,13 @@ def at_once(request: Request) -> tuple[Found | None, str]:
     Never raises, never blocks, and stays in this network namespace.
     """
     try:
-        here = places.home()
+        with places.home() as here:
+            found, entry = _stands(here, request)
+        inner = entry.socket_for(request.client, request.server)[0] if entry is not None else request.server
     except Exception:
         # Whatever it is (EMFILE, ENOMEM), `search` meets it too, and says so.
         return None, request.server[0]
-    try:
-        found, entry = _stands(here, request)
-        inner = entry.socket_for(request.client, request.server)[0][0] if entry is not None else request.server[0]
-    except Exception:
-        here.close()
-        return None, request.server[0]
-    places.leave(here)
-    return found, inner
+    return found, inner[0]
 
 
 def _stands(here: Place, request: Request) -> tuple[Found | None, Entry | None]:
@@ -114,20 +109,13 @@ def _stands(here: Place, request: Request) -> tuple[Found | None, Entry | None]:
 
 
 def _searched(request: Request) -> Found:
-    here = places.home()
-    try:
+    with places.home() as here:
         try:
-            found = _Search(here).run(request)
+            return _Search(here).run(request)
         except custody.Changing:
             # A container that ends, or is replaced, meanwhile.
             namespaces.enter(here.fd)
-            found = _Search(here).run(request)
-    except BaseException:
-        # Answers to what failed may still arrive.
-        here.close()
-        raise
-    places.leave(here)
-    return found
+            return _Search(here).run(request)
 
 
 class _Search:

@@ -135,14 +135,14 @@ class SockDiag:
     """
 
     def __init__(self, is_ours: Callable[[bytes], object] | None = None) -> None:
-        """:param is_ours: says whether an address is one of that namespace; None: the calling thread stays in there."""
+        """:param is_ours: says whether an address is one of that namespace; None: the thread that asks is in there."""
         self._is_ours, self._sequence = is_ours, 0
         self._request, self._message = codec.messages()
         self._exact: dict[int, bytearray] = {}
         self._devices: Devices | None = None
+        self._has_tcp_diag = False
         self._has_every_uid: bool | None = None
         self._cookie: bytes | None = None
-        self._has_tcp_diag = False
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
         except AttributeError:

@@ -47,8 +47,8 @@ class Request:
 
     ``server``: our end as the query names it; ``client``: the far end; addresses without a scope. ``local``: whether a
     socket of this network namespace was found with these ends already: then only another one is of interest.
-    ``bound``: whether the query came in by a socket that is bound to a device: then it is of interest alone whether
-    the connection is translated.
+    ``bound``: whether the query came in by a socket that is bound to a device: then the only question is whether the
+    connection is translated.
     """
 
     __slots__ = ("bound", "client", "local", "server")

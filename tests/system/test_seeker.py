@@ -146,6 +146,12 @@ def test_one_alone_is_enough_for_machines_behind(judged: Judged, form: str) -> N
         assert reply == "USERID:UNIX:boxed", judged.log
 
 
+def runs_well(code: str) -> None:
+    """Run a program that says nothing where all is well."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
 UNKNOWN = b":ERROR:UNKNOWN-ERROR\r\n"
 
 
@@ -237,9 +243,7 @@ os.wait()
 
 def test_no_thread_for_one() -> None:
     """A request for which there is no thread is not answered; the next one is."""
-    words = [sys.executable, "-c", WITHOUT_A_THREAD]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
-    assert (done.stderr, done.returncode) == ("", 0)
+    runs_well(WITHOUT_A_THREAD)
 
 
 #: One address' searches do not end. What conntrack alone decides, and another address, are answered all the same.
@@ -274,13 +278,10 @@ os.wait()
 
 def test_each_address_has_its_turn() -> None:
     """However many questions there are about one address that takes long, others are answered."""
-    words = [sys.executable, "-c", TURNS]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
-    assert (done.stderr, done.returncode) == ("", 0)
+    runs_well(TURNS)
 
 
 def test_what_is_no_request() -> None:
     """Whatever is sent, and with whatever descriptors: no answer, nothing is written elsewhere, and it goes on."""
     only_if_others_can_read_it()
-    done = subprocess.run([sys.executable, "-c", MALFORMED], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
-    assert (done.stderr, done.returncode) == ("", 0)
+    runs_well(MALFORMED)
