@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from helpers.machine import ROOT
 
 from identserver.admin import printing, reach
+from identserver.admin.listeners import Listener
 
 if TYPE_CHECKING:
-    import pytest
     from helpers.service_files import Etc
 
 pytest_plugins = ["helpers.service_files"]
@@ -98,3 +99,37 @@ def test_a_superserver_that_is_not_there(etc: Etc) -> None:
     for name in ("xinetd", "inetd"):
         (etc.folder / "sbin" / name).unlink()
     assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("own", "slices", "is_reached", "label", "said"),
+    [
+        ("::/0 0.0.0.0/0|", "|", False, "obstacle", "keeps every asker out: IPAddressDeny=::/0 0.0.0.0/0"),
+        ("|", "0.0.0.0/0|", False, "obstacle", "identd.socket keeps every asker out: IPAddressDeny=0.0.0.0/0"),
+        ("::/0|", "|", True, "hint", "(IPAddressDeny=::/0, IPAddressAllow=)"),
+        ("::/0|192.0.2.0/24", "|", False, "hint", "(IPAddressDeny=::/0, IPAddressAllow=192.0.2.0/24)"),
+        ("|127.0.0.0/8", "::/0|", False, "hint", "(IPAddressDeny=::/0, IPAddressAllow=127.0.0.0/8)"),
+        ("192.0.2.0/24|", "|", False, "hint", "(IPAddressDeny=192.0.2.0/24, IPAddressAllow=)"),
+        ("|192.0.2.0/24", "|", False, "", ""),
+    ],
+)  # fmt: skip
+def test_addresses_kept_out(
+    own: str, slices: str, is_reached: bool, label: str, said: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A socket unit, or its slice, that lets nobody in is an obstacle, where nobody was reached; else it is a hint."""
+
+    def show(*command: str) -> str:
+        lists, outer = {"identd.socket": (own, "system.slice"), "system.slice": (slices, "-.slice")}.get(
+            command[-1], ("|", "")
+        )
+        denied, _, allowed = lists.partition("|")
+        return f"IPAddressDeny={denied}\nIPAddressAllow={allowed}\nSlice={outer}\n"
+
+    monkeypatch.setattr(reach, "asked", show)
+    printing.begin(for_program=False)
+    listening = [Listener("::", 113, 0, unit="identd-wait.service identd.socket"), Listener("0.0.0.0", 113, 0)]
+    reach.check_addresses(listening, is_reached)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" ")[0].rstrip(":") for line in lines if line[0] != " "] == ([label] if label else [])
+    assert said in "".join(lines)

@@ -22,6 +22,7 @@ def check_port(options: Options, port: int, installed: Findings | None = None) -
     for listener in found:
         row("listens", f"{listener.at} {listener.holder}")
     asked = asking.check_server(options, port, found, asking.own_addresses()) if found else []
+    reach.check_addresses(found, any("error" not in one for one in asked))
     claims = reach.check_claims(port, bool(found))
     if installed is not None:
         set_up.check_set_up(port, found, installed)

@@ -23,6 +23,8 @@ TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .listeners import Listener
+
 #: Where systemd looks for units (systemd.unit(5)), the first that has one counts; and where enabled ones are linked.
 UNITS = (
     "/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
@@ -39,6 +41,9 @@ _YES = ("yes", "true", "on", "1")
 
 #: Names of the port in services(5).
 _NAMES = {IDENT_PORT: ("auth", "ident", "tap")}
+
+#: What IPAddressDeny=any stands for.
+_EVERYBODY = {"0.0.0.0/0", "::/0"}
 
 #: Where superservers are, and what they are called.
 PROGRAMS = "/usr/sbin:/sbin:/usr/bin"
@@ -75,6 +80,36 @@ def check_claims(port: int, is_served: bool) -> list[dict[str, str]]:
         advice = f"start what is enabled, {said}" if found else "README tells how to serve it"
         row("port", f"nobody listens on port {port} yet: {advice}", WARNING)
     return [{"what": claim.what, "path": claim.path} for claim in found]
+
+
+def check_addresses(listening: list[Listener], is_reached: bool) -> None:
+    """Print which socket units keep askers out by their addresses (systemd.resource-control(5), IPAddressDeny=).
+
+    :param is_reached: whether somebody was reached at one of our own addresses: where BPF is forbidden, as in some
+        containers, systemd ignores these settings without a word.
+    """
+    units = {unit for listener in listening for unit in listener.unit.split() if unit.endswith(".socket")}
+    for unit in sorted(units):
+        denied, allowed = _addresses(unit)
+        if _EVERYBODY & set(denied) and not allowed and not is_reached:
+            row("obstacle", f"{unit} keeps every asker out: IPAddressDeny={' '.join(denied)}")
+            row("", "take it out, or say in the same unit who may ask: IPAddressAllow=")
+        elif denied:
+            lists = f"IPAddressDeny={' '.join(denied)}, IPAddressAllow={' '.join(allowed)}"
+            row("hint", f"{unit} keeps askers out by their addresses ({lists}): look there, if others get no reply")
+
+
+def _addresses(unit: str) -> tuple[list[str], list[str]]:
+    """Return whom a unit and the slices around it keep out, and whom they let in all the same."""
+    denied: list[str] = []
+    allowed: list[str] = []
+    while unit:
+        said = asked("systemctl", "show", "--no-pager", "-p", "IPAddressDeny,IPAddressAllow,Slice", "--", unit)
+        shown = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+        denied += shown.get("IPAddressDeny", "").split()
+        allowed += shown.get("IPAddressAllow", "").split()
+        unit = shown.get("Slice", "")
+    return denied, allowed
 
 
 def claims(port: int) -> list[Claim]:

@@ -25,6 +25,8 @@ class Case(NamedTuple):
 
     settings: str
     spoiled: str = ""
+    #: Whether they are the socket's.
+    of_socket: bool = False
 
 
 #: What somebody may come to add to the units, or to take from them.
@@ -34,6 +36,9 @@ CASES = {
     "kernel tunables": Case("ProtectKernelTunables=yes"),
     "a static user": Case("DynamicUser=no\nUser=nobody"),
     "network drop-in": Case("RestrictAddressFamilies=AF_INET AF_INET6\nIPAddressDeny="),
+    "addresses": Case("IPAddressDeny=any"),
+    "the socket's addresses": Case("IPAddressDeny=any", "everybody", of_socket=True),
+    "this host's askers": Case("IPAddressDeny=any\nIPAddressAllow=localhost", of_socket=True),
     "PrivateUsers": Case("PrivateUsers=yes", "everybody"),
     "PrivateUsers=identity": Case("PrivateUsers=identity", "some"),
     # systemd up to 257 ignores it.
@@ -72,10 +77,11 @@ RIGHT = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_answer_and_check_agree(hidden: Container, case: str, form: str) -> None:
     """What is shipped answers right; what spoils an answer makes it unknown, and --check says so."""
-    settings, spoiled = CASES[case]
+    settings, spoiled, of_socket = CASES[case]
     service = "identd@" if form == "identd" else form
-    folder = f"/etc/systemd/system/{service}.service.d"
-    hidden.run(f"mkdir -p {folder}; cat > {folder}/zz.conf", given=f"[Service]\n{settings}\n")
+    unit, section = (f"{form}.socket", "Socket") if of_socket else (f"{service}.service", "Service")
+    folder = f"/etc/systemd/system/{unit}.d"
+    hidden.run(f"mkdir -p {folder}; cat > {folder}/zz.conf", given=f"[{section}]\n{settings}\n")
     hidden.run(f"systemctl daemon-reload; systemctl start {form}.socket")
     try:
         replies = {user: asked(hidden, user) for user in RIGHT}

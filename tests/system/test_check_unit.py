@@ -28,7 +28,7 @@ def checked(container: Container, *options: str) -> tuple[str, int]:
 @contextlib.contextmanager
 def drop_in(container: Container, unit: str, *settings: str) -> Iterator[None]:
     """Give a unit settings of an administrator's."""
-    text = "\n".join(["[Service]", *settings])
+    text = "\n".join([f"[{unit.rpartition('.')[2].title()}]", *settings])
     folder = f"/etc/systemd/system/{unit}.d"
     container.run(f"mkdir -p {folder} && cat > {folder}/local.conf && systemctl daemon-reload", given=text)
     try:
@@ -147,6 +147,22 @@ def test_check_within_a_unit_without_a_network(warm: Container, settings: tuple[
             warm.run("rm /etc/oidentd.conf")
     assert status == 1, text
     assert "obstacle: /etc/oidentd.conf:2 has another server asked (forward), which the sandbox forbids" in text
+
+
+@pytest.mark.parametrize("options", ["", "--unit identd.socket"])
+def test_check_of_a_socket_that_keeps_askers_out(single: Container, options: str) -> None:
+    """IPAddressDeny= of the socket unit shuts out everybody whom it does not let in: the unit is named, status 1."""
+    for settings, said in (
+        ("IPAddressDeny=any", r"^obstacle: identd.socket keeps every asker out: IPAddressDeny="),
+        ("IPAddressDeny=any\nIPAddressAllow=localhost", r"^hint +identd.socket keeps askers out by their addresses \("),
+    ):
+        with drop_in(single, "identd.socket", settings):
+            single.run("systemctl restart identd.socket")
+            text, status = checked(single, options)
+        single.run("systemctl restart identd.socket")
+        assert re.search(said, text, re.M), text
+        assert status == (1 if "obstacle" in said else 0), text
+    assert checked(single, options)[1] == 0
 
 
 @pytest.mark.parametrize(
