@@ -227,6 +227,12 @@ TABLE = (
            " (repeatable)", ONE, "ADDRESS", gateway, becomes=ADD),
 )  # fmt: skip
 
+#: What means nothing by itself, and with which options it means something.
+_ONLY_WITH = {
+    "unit": ("check",), "oidentd": ("check",), "json": ("check", "explain"), "asker": ("reveal",), "date": ("reveal",),
+    "warm": ("install-service",), "write": ("install-service",),
+}  # fmt: skip
+
 #: What `command_line` alone does: argparse prints it and ends the process.
 PRINTS = (Option("h", "help", "show this help message and exit"), Option("v", "version", "show the version"))
 
@@ -245,26 +251,31 @@ def read(argv: Sequence[str]) -> Options:
     except NotPlain:
         from . import command_line  # argparse takes 16 ms
 
-        return _checked(command_line.read([_in_full(option, value) for option, value in words], Options()))
+        return command_line.read([_in_full(option, value) for option, value in words], Options())
     complete(options)
-    return _checked(options)
+    return options
 
 
 def complete(options: Options) -> None:
-    """Set what an option implies: oidentd's -M implies -f, and that one -m."""
+    """Set what an option implies: oidentd's -M implies -f, and that one -m.
+
+    :raises UsageError: two options exclude each other, or one lacks the other.
+    """
     if options.forward_last is not None:
         options.masquerade_first = True
     if options.masquerade_first and options.forward is None:
         options.forward = options.forward_last or IDENT_PORT
     if options.forward is not None:
         options.masquerade = True
-
-
-def _checked(options: Options) -> Options:
-    """:raises UsageError: two options exclude each other."""
     if options.quiet and options.debug:
         raise UsageError("--quiet and --debug contradict each other")
-    return options
+    for name, others in _ONLY_WITH.items():
+        if getattr(options, name) and not any(_is_given(options, other) for other in others):
+            raise UsageError(f"--{name} means something only with {' or '.join(f'--{other}' for other in others)}")
+
+
+def _is_given(options: Options, name: str) -> bool:
+    return getattr(options, name.replace("-", "_")) not in (None, False)
 
 
 def left_over(argv: Sequence[str]) -> list[str]:

@@ -61,11 +61,23 @@ def test_both_readers_agree(argv: list[str]) -> None:
         with pytest.raises(UsageError, match=re.escape(str(refused))):
             options.read(argv)
         return
-    if expected.get("quiet") and expected.get("debug"):
-        with pytest.raises(UsageError, match="contradict"):
-            options.read(argv)
-        return
     assert settings(options.read(argv)) == expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--warm"], "--warm means something only with --install-service"),
+        (["--json", "-q"], "--json means something only with --check or --explain"),
+        (["--check", "--asker", "192.0.2.1"], "--asker means something only with --reveal"),
+    ],
+)
+def test_an_option_that_needs_another(argv: list[str], said: str) -> None:
+    """What would be ignored is an error, which says what it belongs to."""
+    with pytest.raises(UsageError, match=said):
+        options.read(argv)
+    for alone in (["--explain", "--json"], ["--json", "--explain=1,2"], ["--write", "--install-service", "xinetd"]):
+        options.read(alone)
 
 
 @pytest.mark.parametrize("words", [["-p", "\udcff"], ["--port=ssh\udcc3"], ["-f\udcff"], ["--forward-last=\udcff"]])
