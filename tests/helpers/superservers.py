@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
@@ -194,6 +195,26 @@ class Driver(NamedTuple):
         with contextlib.suppress(BlockingIOError):
             while self.syslog.recv(65536):
                 pass
+
+    @contextlib.contextmanager
+    def log_taken(self) -> Iterator[None]:
+        """Read the log meanwhile, as a syslog daemon does.
+
+        Without room there, an identd that has answered stays for a while, and counts among those that xinetd lets one
+        client have; xinetd itself waits without end (syslog(3)).
+        """
+
+        def read_on() -> None:
+            while self.syslog.recv(65536):
+                pass
+
+        reader = threading.Thread(target=read_on)
+        reader.start()
+        try:
+            yield
+        finally:
+            self.syslog.shutdown(socket.SHUT_RDWR)
+            reader.join()
 
     def descendants(self) -> list[psutil.Process]:
         """Return the processes that it started, and those that they started."""

@@ -42,9 +42,7 @@ def test_idle_exits_under_load(name: str, installed: Path, needs_root: None) -> 
         pair = stack.enter_context(connect())
         driver = stack.enter_context(driving(name, installed, f"--idle={IDLE}"))
         pool = stack.enter_context(ThreadPoolExecutor(32))
-        # xinetd waits for a syslog daemon that reads nothing (syslog(3)).
-        pool.submit(_read_on, driver.syslog)
-        stack.callback(driver.syslog.shutdown, socket.SHUT_RDWR)
+        stack.enter_context(driver.log_taken())
         end = time.monotonic() + 3 * PATIENCE
         number = 0
         while (len(pids) <= EXITS or len(replies) < QUERIES) and time.monotonic() < end:
@@ -56,12 +54,6 @@ def test_idle_exits_under_load(name: str, installed: Path, needs_root: None) -> 
         assert set(replies) == {named(pair)}
     assert len(pids) > EXITS, "it did not end when it was idle"
     assert len(replies) >= QUERIES
-
-
-def _read_on(syslog: socket.socket) -> None:
-    """Read what is logged, until the socket is shut down."""
-    while syslog.recv(65536):
-        pass
 
 
 def _later(pool: ThreadPoolExecutor, driver: Driver, pair: Pair) -> Future[bytes]:

@@ -166,7 +166,7 @@ def test_a_bad_option_says_nothing_to_the_client(name: str, installed: Path) -> 
 @pytest.mark.parametrize(("name", "queries"), [("inetd", 300), ("xinetd", 120)])
 def test_a_storm_is_not_locked_out(name: str, queries: int, installed: Path) -> None:
     """More queries than the superserver's default lets through in a minute (inetd: 256) or a second (xinetd: 50)."""
-    with driving(name, installed, "--reply-all=somebody") as driver, ThreadPoolExecutor(40) as pool:
+    with driving(name, installed, "--reply-all=somebody") as driver, driver.log_taken(), ThreadPoolExecutor(40) as pool:
         replies = list(pool.map(driver.ask, [b"1,2\r\n"] * queries))
         assert replies == [b"1,2:USERID:UNIX:somebody\r\n"] * queries
         assert listens(driver.port)
