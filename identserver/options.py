@@ -227,10 +227,10 @@ TABLE = (
            " (repeatable)", ONE, "ADDRESS", gateway, becomes=ADD),
 )  # fmt: skip
 
-#: What means nothing by itself, and with which options it means something.
+#: What means nothing by itself, and with which options it means something, as `Option.attribute` names them.
 _ONLY_WITH = {
     "unit": ("check",), "oidentd": ("check",), "json": ("check", "explain"), "asker": ("reveal",), "date": ("reveal",),
-    "warm": ("install-service",), "write": ("install-service",),
+    "warm": ("install_service",), "write": ("install_service",),
 }  # fmt: skip
 
 #: What `command_line` alone does: argparse prints it and ends the process.
@@ -269,13 +269,11 @@ def complete(options: Options) -> None:
         options.masquerade = True
     if options.quiet and options.debug:
         raise UsageError("--quiet and --debug contradict each other")
+    given = vars(options)
     for name, others in _ONLY_WITH.items():
-        if getattr(options, name) and not any(_is_given(options, other) for other in others):
-            raise UsageError(f"--{name} means something only with {' or '.join(f'--{other}' for other in others)}")
-
-
-def _is_given(options: Options, name: str) -> bool:
-    return getattr(options, name.replace("-", "_")) not in (None, False)
+        if given.get(name) and given.keys().isdisjoint(others):
+            needed = " or ".join(f"--{other}" for other in others).replace("_", "-")
+            raise UsageError(f"--{name} means something only with {needed}")
 
 
 def left_over(argv: Sequence[str]) -> list[str]:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.machine import ROOT
 
-from identserver.admin import printing, reach
-from identserver.admin.listeners import Listener
+from identserver.admin import listeners, printing, reach
 
 if TYPE_CHECKING:
     from helpers.service_files import Etc
@@ -126,9 +125,12 @@ def test_addresses_kept_out(
         denied, _, allowed = lists.partition("|")
         return f"IPAddressDeny={denied}\nIPAddressAllow={allowed}\nSlice={outer}\n"
 
-    monkeypatch.setattr(reach, "asked", show)
+    monkeypatch.setattr(listeners, "asked", show)
     printing.begin(for_program=False)
-    listening = [Listener("::", 113, 0, unit="identd-wait.service identd.socket"), Listener("0.0.0.0", 113, 0)]
+    listening = [
+        listeners.Listener("::", 113, 0, unit="identd-wait.service identd.socket"),
+        listeners.Listener("0.0.0.0", 113, 0),
+    ]
     reach.check_addresses(listening, is_reached)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(" ")[0].rstrip(":") for line in lines if line[0] != " "] == ([label] if label else [])

@@ -176,6 +176,12 @@ def socket_units(port: int) -> dict[str, list[str]]:
     return found
 
 
+def properties(unit: str, *names: str) -> dict[str, str]:
+    """Return properties of a unit, as `systemctl show` says; none, where systemd can't be asked."""
+    said = asked("systemctl", "show", "--no-pager", "-p", ",".join(names), "--", unit)
+    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+
+
 def asked(program: str, *arguments: str) -> str:
     """Return what a program says; ``""``: it is not here, fails, or takes too long."""
     path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from lookup.connection import IDENT_PORT
 
 from ..capabilities import NEEDED, mask
-from .listeners import asked
+from .listeners import asked, properties
 from .printing import WARNING, row
 
 TYPE_CHECKING = False  # see options.py
@@ -85,8 +85,8 @@ def check_claims(port: int, is_served: bool) -> list[dict[str, str]]:
 def check_addresses(listening: list[Listener], is_reached: bool) -> None:
     """Print which socket units keep askers out by their addresses (systemd.resource-control(5), IPAddressDeny=).
 
-    :param is_reached: whether somebody was reached at one of our own addresses: where BPF is forbidden, as in some
-        containers, systemd ignores these settings without a word.
+    :param is_reached: whether somebody was reached at one of our own addresses. Then not everybody is kept out: systemd
+        ignores these settings, without a word, where BPF is forbidden, as in some containers.
     """
     units = {unit for listener in listening for unit in listener.unit.split() if unit.endswith(".socket")}
     for unit in sorted(units):
@@ -104,8 +104,7 @@ def _addresses(unit: str) -> tuple[list[str], list[str]]:
     denied: list[str] = []
     allowed: list[str] = []
     while unit:
-        said = asked("systemctl", "show", "--no-pager", "-p", "IPAddressDeny,IPAddressAllow,Slice", "--", unit)
-        shown = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+        shown = properties(unit, "IPAddressDeny", "IPAddressAllow", "Slice")
         denied += shown.get("IPAddressDeny", "").split()
         allowed += shown.get("IPAddressAllow", "").split()
         unit = shown.get("Slice", "")

@@ -25,7 +25,7 @@ from ..options import Options, UsageError, read
 from . import asking
 from .fresh import SCRIPT
 from .installation import closed_to_others
-from .listeners import asked as asked_of
+from .listeners import properties
 from .port import check_port
 from .printing import WARNING, WRONG, line_of_its_own, row
 from .sandbox import network
@@ -95,7 +95,7 @@ def check_unit(options: Options, name: str) -> dict[str, Any]:
     """
     if os.geteuid() != 0:
         raise IdentError("--unit starts a copy of the unit, which only root may")
-    unit = _shown(_service_of(name), *_PROPERTIES)
+    unit = properties(_service_of(name), *_PROPERTIES)
     if unit.get("LoadState") != "loaded" or not unit.get("FragmentPath"):
         raise IdentError(_no_unit(name, unit.get("LoadState", "")))
     files = [unit["FragmentPath"], *unit.get("DropInPaths", "").split()]
@@ -120,18 +120,12 @@ def _no_unit(name: str, state: str) -> str:
     return f"systemd has no unit {name} ({state or 'it does not answer'})"
 
 
-def _shown(name: str, *properties: str) -> dict[str, str]:
-    """Return properties of a unit, as `systemctl show` says."""
-    said = asked_of("systemctl", "show", "--no-pager", "-p", ",".join(properties), "--", name)
-    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
-
-
 def _service_of(name: str) -> str:
     """Return the service that a name stands for: a template's instance, a socket's service."""
     if name.endswith(".socket"):
         stem = name.rpartition(".")[0]
-        accepts = _shown(name, "Accept").get("Accept") == "yes"
-        return f"{stem}@check.service" if accepts else _shown(name, "Triggers").get("Triggers") or f"{stem}.service"
+        accepts = properties(name, "Accept").get("Accept") == "yes"
+        return f"{stem}@check.service" if accepts else properties(name, "Triggers").get("Triggers") or f"{stem}.service"
     if not name.endswith(".service"):
         name += ".service"
     return name.replace("@.service", "@check.service")
@@ -280,7 +274,7 @@ def _started(settings: str, command: str, question: dict[str, Any]) -> tuple[str
         status = _systemctl("daemon-reload") or _systemctl("start", name)
         said, error = (_content(os.path.join(folder, one)) for one in ("answer", "error"))
         if status:
-            number = _shown(name, "ExecMainStatus").get("ExecMainStatus", "")
+            number = properties(name, "ExecMainStatus").get("ExecMainStatus", "")
             status = _STATUSES.get(number, status)
         return said, error.strip().rpartition("\n")[2] or status
     finally:
@@ -323,7 +317,7 @@ def _port(options: Options, unit: dict[str, str]) -> int:
     """Return the port that a unit's socket listens on, and say if it does not."""
     stem = re.sub(r"(@.*)?\.service$", "", unit["Id"])
     for name in [*unit.get("TriggeredBy", "").split(), f"{stem}.socket"]:
-        shown = _shown(name, "LoadState", "ActiveState", "Listen")
+        shown = properties(name, "LoadState", "ActiveState", "Listen")
         ports = re.findall(r":(\d+) \(Stream\)", shown.get("Listen", ""))
         if shown.get("LoadState") == "loaded" and ports:
             if shown.get("ActiveState") != "active":

@@ -76,7 +76,9 @@ def find(server: Address, client: Address, arrival: Arrival | None = None) -> Ow
 def _is_ours(host: str) -> bool:
     """Return whether an unanswered socket's address is this host's. See `candidates.without_claims`.
 
-    With IPv4 it always is: nobody can connect from another one. :raises IdentError: it can't be seen.
+    With IPv4, and elsewhere than on Linux, it always is: nobody can connect from another one.
+
+    :raises IdentError: it can't be seen.
     """
     address = pack(host)[0]
     if len(address) == 4 or sys.platform != "linux":

@@ -273,7 +273,7 @@ class Warm:
     def log(self) -> str:
         """Return all that it said.
 
-        By pread(2): the process writes where the description that it shares with us stands, so nobody may move that.
+        By pread(2), which leaves the file offset alone: the process shares it, and writes there.
         """
         written = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), written, 0).decode("ascii")
