@@ -6,7 +6,7 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from helpers.hosts import Town, inside
+from helpers.hosts import Town, inside, listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +31,7 @@ def call(
 def listening(town: Town, host: str, port: int) -> Iterator[None]:
     """Listen `elsewhere` on a port that somebody has `there`."""
     with inside(town.elsewhere):
-        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        listener.bind(socket.getaddrinfo(f"{host}%vpn" if ":" in host else host, port)[0][4])
-        listener.listen()
+        listener = listen(f"{host}%vpn" if ":" in host else host, port=port)
     with listener:
         yield
 

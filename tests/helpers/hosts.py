@@ -162,12 +162,14 @@ class Town:
         self.close()
 
 
-def listen(host: str, family: int = 0, protocol: int = 0) -> socket.socket:
-    """Listen on a free port; a link-local ``host`` carries its scope."""
+def listen(host: str, family: int = 0, protocol: int = 0, port: int = 0) -> socket.socket:
+    """Listen on a port, a free one if none is named; a link-local ``host`` carries its scope."""
     listener = socket.socket(family or family_of(host), socket.SOCK_STREAM, protocol)
     try:
         listener.settimeout(PATIENCE)
-        listener.bind(socket.getaddrinfo(host, 0, listener.family, socket.SOCK_STREAM)[0][4])
+        # An earlier test's connection may be in TIME_WAIT, with the port that is named.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(socket.getaddrinfo(host, port, listener.family, socket.SOCK_STREAM)[0][4])
         listener.listen()
     except BaseException:
         listener.close()
