@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from lookup.connection import IdentError, NoUser, Unknown, plain_host
 
-from .log import Log, NoLog, octets
-from .protocol import Endpoint, Ends, Failure, IdentServer
+from .log import Log, octets
+from .protocol import Endpoint, Failure, IdentServer
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ LINGER_SECONDS = 1.0
 #: Octets of an invalid query that the log shows.
 _SHOWN = 80
 
+#: How login names and arguments were decoded (os.fsdecode): what goes out are the same octets.
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+
 #: Of how many queries on one connection it is found out why they are about nobody's connection, with --debug.
 _EXPLAINED = 8
 
@@ -78,6 +82,8 @@ class AnsweringServer(IdentServer):
         #: what is sent may be of the owner's choice, look like the rest of such a line, or be cut off with it.
         self._about, self._note, self._severity = "", "", Log.INFO
         self._why_nobody = why_nobody
+        #: What was answered, which `_describe` has still to look at.
+        self._answer_given: Any = None
         #: Whom it is about, where that is known.
         self._owner: Owner | None = None
         #: What `_describe` has still to describe: the login name, the uid, what decided, who found the owner.
@@ -106,7 +112,7 @@ class AnsweringServer(IdentServer):
 
     def lineReceived(self, line: bytes) -> None:
         self._line = line
-        self._owner = self._whom = None
+        self._answer_given = self._owner = self._whom = None
         self._about, self._note, self._severity = "", "", Log.INFO
         if self._log.takes_fields:
             self._fields = ()
@@ -121,20 +127,14 @@ class AnsweringServer(IdentServer):
         super().invalidQuery()
 
     def _cbLookup(self, result: Any, sport: int, cport: int) -> None:
-        owner = self._owner = getattr(result, "owner", None)
-        if owner:
-            self._whom = result.login, owner.uid, result.decision, owner.source
-            if self._log.wants(Log.DEBUG):
-                self._log.write(Log.DEBUG, "; ".join([*owner.steps, f"found {owner!r}"]))
+        self._answer_given = result
         system, user = result
-        if not getattr(result, "as_it_is", False):
-            system = self._options.other or system
-            if self._options.charset:
-                system += "," + self._options.charset
-        if how := getattr(result, "how", ""):
-            self._note = f" ({how})"
-        # As login names and arguments were decoded, so that the same octets go out.
-        super()._cbLookup((system, os.fsencode(user)), sport, cport)
+        options = self._options
+        if (options.other or options.charset) and not getattr(result, "as_it_is", False):
+            system = options.other or system
+            if options.charset:
+                system += "," + options.charset
+        super()._cbLookup((system, user.encode(_ENCODING, _ERRORS)), sport, cport)
 
     def _ebLookup(self, failure: Any, sport: int | str, cport: int | str) -> None:
         error = failure.value
@@ -160,6 +160,9 @@ class AnsweringServer(IdentServer):
 
     def _describe(self) -> None:
         """Keep for the log who the owner is, and which rule decided. Log what is wrong with their files."""
+        result, self._answer_given = self._answer_given, None
+        if result is not None:
+            self._look_at(result)
         if self._whom is None:
             return
         (login, uid, decision, source), self._whom = self._whom, None
@@ -184,6 +187,16 @@ class AnsweringServer(IdentServer):
             if decision is not None:
                 at = decision.rule if decision.has_rule else "", decision.statement_at
                 self._fields += tuple(("IDENT_RULE", place) for place in at)
+
+    def _look_at(self, result: Any) -> None:
+        """Keep whom an answer is about."""
+        owner = self._owner = getattr(result, "owner", None)
+        if owner:
+            self._whom = result.login, owner.uid, result.decision, owner.source
+            if self._log.wants(Log.DEBUG):
+                self._log.write(Log.DEBUG, "; ".join([*owner.steps, f"found {owner!r}"]))
+        if how := getattr(result, "how", ""):
+            self._note = f" ({how})"
 
     def lookup_failed(self, error: BaseException) -> None:
         self._log.exception(error)
@@ -408,35 +421,3 @@ def keep_key(options: Options) -> Pseudonyms | None:
     from lookup.config import key
 
     return key.keep(options.key)
-
-
-class _OneReply(Ends):
-    """A transport that keeps what is written as ``reply``."""
-
-    disconnecting = False
-    arrival = None
-
-    def __init__(self, host: str, peer: str) -> None:
-        super().__init__(Endpoint(host), Endpoint(peer))
-        self.reply = b""
-
-    def write(self, data: bytes) -> None:
-        self.reply += data
-
-    def loseConnection(self) -> None:
-        self.disconnecting = True
-
-
-def reply_line(outcome: Answer | Named | Exception, server: Address, client: Address, options: Options) -> str:
-    """Return the line that a client gets for an answer, or for an exception."""
-
-    def given(*_: object) -> Answer | Named:
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    transport = _OneReply(server[0], client[0])
-    protocol = AnsweringServer(options, NoLog(options), given)
-    protocol.makeConnection(transport)
-    protocol.dataReceived(b"%d,%d\n" % (server[1], client[1]))
-    return transport.reply.decode("latin-1").rstrip("\r\n")

@@ -13,10 +13,11 @@ from typing import NamedTuple
 from lookup.connection import IdentError, Owner, Unknown
 from lookup.owner import Facts, answer
 
-from ..answer import load_system_file, reply_line
+from ..answer import load_system_file
 from .fresh import ask
 from .listeners import place
 from .printing import WARNING, row
+from .reply import reply_line
 
 TYPE_CHECKING = False  # see options.py
 if TYPE_CHECKING:

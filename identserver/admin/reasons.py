@@ -13,12 +13,13 @@ from lookup.kernel import holder
 from lookup.owner import Answer, Facts, answer, facts_about
 from lookup.users import names
 
-from ..answer import elsewhere, reply_line
+from ..answer import elsewhere
 from . import nobody
 from .access import UNTOLD, fetch_as_nobody
 from .grants import grant
 from .permissions import CannotTell
 from .printing import FINE, WARNING, WRONG, Row
+from .reply import reply_line
 from .units import hiding
 
 TYPE_CHECKING = False  # see options.py

@@ -365,7 +365,7 @@ def _ours(number: int, system: Any, choice: int) -> tuple[bytes, str, str]:
     :param choice: what the random generator gives.
     """
     import lookup
-    from identserver.answer import reply_line
+    from identserver.admin.reply import reply_line
     from identserver.options import Options
     from lookup.owner import Facts, answer
 
