@@ -56,9 +56,15 @@ def parse_query(line: bytes) -> tuple[bytes, bytes] | None:
 
 def parse_ports(line: bytes) -> tuple[int, int] | None:
     """Return the two ports of a query line; None: it has no two integers from 1 to 65535."""
-    tokens = parse_query(line)
-    ports = (port_number(tokens[0]), port_number(tokens[1])) if tokens else (0, 0)
-    return ports if all(ports) else None
+    on_server, _, on_client = line.partition(b",")
+    ports = port_number(on_server), port_number(on_client)
+    # As most clients send it, it is digits and a comma. What else may be there is looked at only where it is not.
+    if not (ports[0] and ports[1]):
+        tokens = parse_query(line)
+        if tokens is None:
+            return None
+        ports = port_number(tokens[0]), port_number(tokens[1])
+    return ports if ports[0] and ports[1] else None
 
 
 class Endpoint:
@@ -190,13 +196,13 @@ class IdentServer:
 
     def lineReceived(self, line: bytes) -> None:
         """Answer one query line, given without its end."""
+        ports = parse_ports(line)
+        if ports is not None:
+            self.validQuery(*ports)
+            return
         tokens = parse_query(line)
         if tokens is None:
             self.invalidQuery()
-            return
-        ports = port_number(tokens[0]), port_number(tokens[1])
-        if all(ports):
-            self.validQuery(*ports)
         else:
             self._answer(self._ebLookup, Failure(InvalidPort()), tokens[0].decode("ascii"), tokens[1].decode("ascii"))
 
@@ -208,24 +214,30 @@ class IdentServer:
 
     def validQuery(self, portOnServer: int, portOnClient: int) -> None:
         """Called with the two ports of a query; looks the owner up and answers."""
-        ports = portOnServer, portOnClient
         self._looking_up = True
-
-        def succeed(result: Any) -> None:
-            self._answer(self._cbLookup, result, *ports)
-
-        def fail(failure: Any) -> None:
-            self._answer(self._ebLookup, failure, *ports)
-
         try:
-            server, client = plain_host(self.transport.getHost().host), plain_host(self.transport.getPeer().host)
+            server, client = self.transport.getHost().host, self.transport.getPeer().host
+            if ":" in server or ":" in client:
+                server, client = plain_host(server), plain_host(client)
             result = self.lookup((server, portOnServer), (client, portOnClient))
         except Exception as error:
-            fail(Failure(error))
+            self._answer(self._ebLookup, Failure(error), portOnServer, portOnClient)
             return
         if isinstance(result, tuple):
-            succeed(result)
-        elif hasattr(result, "addCallbacks"):
+            self._answer(self._cbLookup, result, portOnServer, portOnClient)
+        else:
+            self._answer_later(result, portOnServer, portOnClient)
+
+    def _answer_later(self, result: Any, sport: int, cport: int) -> None:
+        """Answer with what comes by a Deferred or an awaitable. (Anything else is an answer.)"""
+
+        def succeed(result: Any) -> None:
+            self._answer(self._cbLookup, result, sport, cport)
+
+        def fail(failure: Any) -> None:
+            self._answer(self._ebLookup, failure, sport, cport)
+
+        if hasattr(result, "addCallbacks"):
             result.addCallbacks(succeed, fail)
         elif hasattr(result, "__await__"):
             self._await(result, succeed, fail)
