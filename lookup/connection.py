@@ -284,11 +284,12 @@ def asked_name(connection: socket.socket) -> tuple[Any, ...]:
     except OSError:
         # ENOENT: conntrack has no entry. ENOPROTOOPT, EOPNOTSUPP: the kernel has none, or not for this kind (MPTCP).
         return name
-    host = unpack(packed)
-    if (host, port) == _plain_end(connection.getpeername()):
-        # The entry begins with a packet of ours: conntrack had forgotten the connection, or has it in two zones.
+    host, ours = unpack(packed), _plain_end(name)
+    if (host, port) == ours or (host, port) == _plain_end(connection.getpeername()):
+        # Nothing led it here; or the entry begins with a packet of ours, because conntrack had forgotten the
+        # connection, or has it in two zones.
         return name
-    if host == plain_host(name[0].partition("%")[0]):
+    if host == ours[0]:
         # A port alone is another one where a port of ours is led to another.
         return (name[0], port, *name[2:])
     return (host, port, 0, int.from_bytes(scope, byteorder)) if ":" in host else (host, port)
@@ -306,9 +307,8 @@ def plain_host(host: str) -> str:
 
 def port_number(digits: bytes) -> int:
     """Return the port that 1 to 5 digits 0-9 are, leading zeros among them; 0: they are no port."""
-    if digits.isdigit() and len(digits) <= 5 and int(digits) <= 65535:
-        return int(digits)
-    return 0
+    number = int(digits) if digits.isdigit() and len(digits) <= 5 else 0
+    return number if number <= 65535 else 0
 
 
 class IdentError(Exception):
