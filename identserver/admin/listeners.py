@@ -77,8 +77,7 @@ def _from_sock_diag(port: int) -> Iterator[tuple[int, Listener]]:
     with sock_diag.SockDiag() as diag:
         for family in (socket.AF_INET, socket.AF_INET6):
             for found in diag.dump(family, local_port=port, states=1 << _LISTEN):
-                owner = found.owner()
-                yield owner.inode, Listener(owner.server[0], port, owner.uid)
+                yield found.inode, Listener(found.server[0], port, found.uid)
 
 
 def _from_proc(port: int) -> Iterator[tuple[int, Listener]]:

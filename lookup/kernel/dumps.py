@@ -31,12 +31,12 @@ _ATTRIBUTE, _STEP, _HOST = struct.Struct("=HH"), struct.Struct("=BBH"), struct.S
 
 def find_by_ports(server: Address, client: Address) -> Owner:
     """Like `sock_diag.find` when the hosts may be unknown (``""``): the ports decide."""
-    held = []
+    held: list[Owner] = []
     with SockDiag() as diag:
         local, remote = (pack(host)[0] if host else None for host in (server[0], client[0]))
         for each in _sockets(diag, server[1], client[1]):
-            if each.state != "LISTEN" and local in (None, each.ends[0]) and remote in (None, each.ends[2]):
-                held.append(each.owner())
+            if each.state != "LISTEN" and local in (None, each.packed[0]) and remote in (None, each.packed[2]):
+                held.append(each)
         if not held:
             raise NoUser("no such connection")
         found = held_by_a_process(held, f"{server[1]},{client[1]}")
@@ -54,7 +54,7 @@ def find_for_gateway(local_port: int, remote_port: int, is_far: Callable[[bytes]
     asked = f"{local_port},{remote_port}"
     with SockDiag() as diag:
         sockets = (each for each in _sockets(diag, local_port, remote_port) if each.state != "LISTEN")
-        found = [each.owner() for each in sockets if is_far(each.ends[2])]
+        found: list[Owner] = [each for each in sockets if is_far(each.packed[2])]
         if not found:
             raise NoUser(f"no connection with another host has the ports {asked}")
         owner = held_by_a_process(found, asked)
@@ -84,14 +84,14 @@ def with_far_end(far: Address) -> list[Owner]:
 
 
 def _connections(sockets: Iterator[Found]) -> list[Owner]:
-    connected = (each for each in sockets if each.ends[3] and each.state != "LISTEN")
-    return [each.owner() for each in itertools.islice(connected, MOST)]
+    connected = (each for each in sockets if each.packed[3] and each.state != "LISTEN")
+    return list(itertools.islice(connected, MOST))
 
 
 def held_by(uid: int) -> list[Owner]:
     """Return every connection that a user holds."""
     with SockDiag() as diag:
-        return [each.owner() for each in _sockets(diag) if each.uid == uid and each.inode and each.ends[3]]
+        return [each for each in _sockets(diag) if each.uid == uid and each.inode and each.packed[3]]
 
 
 def _sockets(diag: SockDiag, local_port: int = 0, remote_port: int = 0, more: bytes = b"") -> Iterator[Found]:
@@ -99,5 +99,5 @@ def _sockets(diag: SockDiag, local_port: int = 0, remote_port: int = 0, more: by
     for family in (socket.AF_INET, socket.AF_INET6):
         for each in diag.dump(family, local_port, remote_port, more=more):
             # Linux 6.8 and newer add each socket that is bound and not connected, whatever its port.
-            if local_port in (0, each.ends[1]) and remote_port in (0, each.ends[3]):
+            if local_port in (0, each.packed[1]) and remote_port in (0, each.packed[3]):
                 yield each

@@ -11,9 +11,9 @@ import errno
 import os
 import struct
 import time
-from _socket import inet_ntop
+from _socket import ntohs
 
-from ..connection import MAPPED, TCP_STATES, IdentError, NoUser, Owner, cookie_of, pack
+from ..connection import MAPPED, TCP_STATES, IdentError, NoUser, Owner, cookie_of, pack, unpack
 from . import codec
 
 TYPE_CHECKING = False  # see connection.py
@@ -84,33 +84,37 @@ class _KernelError(IdentError):
         self.number = number
 
 
-class Found:
+class Found(Owner):
     """A socket, as an inet_diag_msg describes it.
 
-    ``ends``: of its connection, with as many octets as they stand for; ``cookie``: no other socket has it; ``device``:
-    what it is bound to (0: nothing); ``state``: one of `TCP_STATES`; ``uid`` and ``inode``: see `Owner`.
+    ``packed``: the ends of its connection, with as many octets as they stand for (as text they are made when somebody
+    wants that); ``cookie``: no other socket has it.
     """
 
-    __slots__ = ("cookie", "device", "ends", "inode", "state", "uid")
+    __slots__ = ("cookie", "packed")
+    source = "sock_diag"
 
     def __init__(self, message: Any) -> None:
-        family, state, _, _, local_port, remote_port, local, remote = message[codec.ENDS]
+        (
+            family, state, _, _, local_port, remote_port, local, remote, self.device, self.cookie, _, _, _,
+            self.uid, self.inode,
+        ) = message[codec.MEMBERS]  # fmt: skip
         if family == _AF_INET:
             local, remote = local[:4], remote[:4]
         else:
             # A dual-stack socket's IPv4 connection comes back as family 10 with IPv4-mapped addresses.
             local = local[12:] if local.startswith(MAPPED) else local
             remote = remote[12:] if remote.startswith(MAPPED) else remote
-        self.ends = local, local_port, remote, remote_port
+        self.packed = local, ntohs(local_port), remote, ntohs(remote_port)
         self.state = TCP_STATES[state]
-        self.device, self.cookie, _, _, _, self.uid, self.inode = message[codec.NUMBERS]
 
-    def owner(self) -> Owner:
-        """Return who holds it."""
-        local, local_port, remote, remote_port = self.ends
-        family = _AF_INET if len(local) == 4 else _AF_INET6
-        server, client = (inet_ntop(family, local), local_port), (inet_ntop(family, remote), remote_port)
-        return Owner(self.uid, self.inode, self.state, server, client, "sock_diag", self.device)
+    @property
+    def server(self) -> Address:  # type: ignore[override]
+        return unpack(self.packed[0]), self.packed[1]
+
+    @property
+    def client(self) -> Address:  # type: ignore[override]
+        return unpack(self.packed[2]), self.packed[3]
 
 
 def find(server: Address, client: Address, arrival: Arrival | None = None) -> Owner:
@@ -211,7 +215,11 @@ class SockDiag:
     def _told(self, ends: Ends) -> dict[int, Owner]:
         """Return the socket that the kernel answers with, by its cookie, if it is of that connection."""
         # With no such connection the kernel answers with whoever listens on the local port.
-        return {each.cookie: each.owner() for each in self._receive(errno.ENOENT)[0] if each.ends == ends}
+        found: dict[int, Owner] = {}
+        for each in self._receive(errno.ENOENT)[0]:
+            if each.packed == ends:
+                found[each.cookie] = each
+        return found
 
     def _holders(self, ends: Ends, interfaces: list[int]) -> dict[int, Owner]:
         """Ask for the connection once per interface; return each socket found, once, by its cookie."""
@@ -263,11 +271,11 @@ class SockDiag:
         if len(_walks) >= MAX_WALKS:
             raise IdentError(f"more than {MAX_WALKS} queries a second about connections without an answer so far")
         _walks.append(now)
-        found = {}
+        found: dict[int, Owner] = {}
         for family in families(ends):
             for each in self.dump(family, ends[1], ends[3], states=_CONNECTED):
-                if each.ends == ends and (not scope or each.device in (0, scope)):
-                    found[each.cookie] = each.owner()
+                if each.packed == ends and (not scope or each.device in (0, scope)):
+                    found[each.cookie] = each
         return found
 
     def check_uid(self, uid: int) -> None:
@@ -349,15 +357,9 @@ class SockDiag:
         return True
 
     def _encode(
-        self,
-        local: bytes,
-        local_port: int,
-        remote: bytes,
-        remote_port: int,
-        flags: int,
-        protocol: int = socket.IPPROTO_TCP,
-        states: int = _ALL_STATES,
-    ) -> bytearray:
+        self, local: bytes, local_port: int, remote: bytes, remote_port: int, flags: int,
+        protocol: int = socket.IPPROTO_TCP, states: int = _ALL_STATES,
+    ) -> bytearray:  # fmt: skip
         """Build one inet_diag_req_v2 (linux/inet_diag.h)."""
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         request = self._request()
