@@ -169,11 +169,13 @@ class Acceptor:
 def accept(listener: socket.socket) -> tuple[_socket.socket, Any]:
     """Like ``listener.accept()``, but return the interpreter's own socket: the library's takes 8 us, for its enums.
 
+    Python takes it for one that does not block. The kernel does not: recv() and send() need MSG_DONTWAIT.
+
     :raises OSError: see accept(2).
     """
     fd, address = listener._accept()  # type: ignore[attr-defined]
     family = _socket.AF_INET if len(address) == 2 else _socket.AF_INET6
-    return _socket.socket(family, _socket.SOCK_STREAM, 0, fd), address
+    return _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK, 0, fd), address
 
 
 def connection_limit(wanted: int | None) -> int:

@@ -31,6 +31,9 @@ LEFTOVER = 4096
 
 _SHUT_WR, _MSG_MORE = 1, 0x8000  # socket.SHUT_WR; linux/socket.h
 
+#: Each call says that it may not wait, because to say so of the socket is a system call more (recv(2), send(2)).
+_MSG_DONTWAIT = 0x40
+
 #: What the kernel says, as an int, of a socket with nothing to read (tcp(7), SIOCINQ).
 _NONE = bytes(4)
 
@@ -39,22 +42,24 @@ class Connection(Ends):
     """A client of the warm process: the transport that its protocol writes to."""
 
     __slots__ = (
-        "_cookie", "_deadlines", "_log", "_loop", "_lost", "_on_end", "_protocol", "_settling", "_socket", "_unsent",
-        "_watched", "disconnecting",
+        "_deadlines", "_log", "_loop", "_lost", "_on_end", "_protocol", "_settling", "_socket", "_unsent", "_watched",
+        "arrival", "disconnecting",
     )  # fmt: skip
 
     def __init__(
         self, connected: socket.socket, address: Any, cookie: bytes, protocol: AnsweringServer, deadlines: Deadlines,
         loop: Loop, log: Log, on_end: Callable[[Connection], object],
     ) -> None:  # fmt: skip
-        """:param address: the client's, as accept() gives it. :param cookie: the listening socket's (`Arrival`).
+        """:param connected: see `accepting.accept`. :param address: the client's, as accept() gives it.
 
+        :param cookie: the listening socket's (`Arrival`).
         :param on_end: called once, when the socket is closed.
 
         :raises OSError: the client has gone.
         """
-        connected.setblocking(False)
-        self._socket, self._cookie = connected, cookie
+        self._socket = connected
+        #: How the query came in.
+        self.arrival = Arrival(connected, cookie)
         super().__init__(endpoint(asked_name(connected)), endpoint(address))
         self._deadlines, self._loop, self._log, self._on_end = deadlines, loop, log, on_end
         self._unsent = b""
@@ -65,11 +70,6 @@ class Connection(Ends):
         self._settling = True
         self._protocol = protocol
         protocol.makeConnection(self)
-
-    @property
-    def arrival(self) -> Arrival:
-        """How the query came in."""
-        return Arrival(self._socket, self._cookie)
 
     def write(self, data: bytes) -> None:
         if self._unsent:
@@ -83,11 +83,11 @@ class Connection(Ends):
         try:
             if self._protocol.done:
                 # With the last reply goes the end of what we send, in one segment: two take the kernel 17 us more.
-                sent = self._socket.send(data, _MSG_MORE)
+                sent = self._socket.send(data, _MSG_DONTWAIT | _MSG_MORE)
                 if sent == len(data):
                     self._socket.shutdown(_SHUT_WR)
             else:
-                sent = self._socket.send(data)
+                sent = self._socket.send(data, _MSG_DONTWAIT)
         except BlockingIOError:  # EAGAIN: the client does not read
             sent = 0
         except OSError:  # EPIPE, ECONNRESET, ENOTCONN: the client did not wait
@@ -107,7 +107,7 @@ class Connection(Ends):
     def readable(self) -> None:
         """Take what the client sent."""
         try:
-            data = self._socket.recv(TURN)
+            data = self._socket.recv(TURN, _MSG_DONTWAIT)
         except BlockingIOError:  # EAGAIN: nothing yet
             self._settle()
             return
@@ -175,7 +175,7 @@ class Connection(Ends):
     def _drain(self) -> None:
         """Read what nobody needs, until the client's end or the deadline."""
         try:
-            if self._socket.recv(LEFTOVER):
+            if self._socket.recv(LEFTOVER, _MSG_DONTWAIT):
                 return
         except BlockingIOError:  # EAGAIN: nothing yet
             return
