@@ -56,7 +56,10 @@ _EXPLAINED = 8
 
 
 class AnsweringServer(IdentServer):
-    """The server that identd is: asks `lookup`, applies the options, logs what it replied."""
+    """The server that identd is: asks `lookup`, applies the options, logs what it replied.
+
+    What every query goes through names the base class: super() takes 1 us where the processor has just woken up.
+    """
 
     #: For the journal: the owner's login name and uid, their container, and the blocks that decided.
     _fields: tuple[tuple[str, str], ...] = ()
@@ -116,7 +119,7 @@ class AnsweringServer(IdentServer):
         self._about, self._note, self._severity = "", "", Log.INFO
         if self._log.takes_fields:
             self._fields = ()
-        super().lineReceived(line)
+        IdentServer.lineReceived(self, line)
 
     def invalidQuery(self) -> None:
         self.refuse("an invalid query", self._line)
@@ -134,7 +137,7 @@ class AnsweringServer(IdentServer):
             system = options.other or system
             if options.charset:
                 system += "," + options.charset
-        super()._cbLookup((system, user.encode(_ENCODING, _ERRORS)), sport, cport)
+        IdentServer._cbLookup(self, (system, user.encode(_ENCODING, _ERRORS)), sport, cport)
 
     def _ebLookup(self, failure: Any, sport: int | str, cport: int | str) -> None:
         error = failure.value
@@ -202,7 +205,7 @@ class AnsweringServer(IdentServer):
         self._log.exception(error)
 
     def sendLine(self, line: bytes) -> None:
-        super().sendLine(line)
+        IdentServer.sendLine(self, line)
         self.answered = True
         self._describe()  # only now: the client waits for its reply
         if self._log.wants(self._severity):

@@ -60,7 +60,7 @@ class Connection(Ends):
         self._socket = connected
         #: How the query came in.
         self.arrival = Arrival(connected, cookie)
-        super().__init__(endpoint(asked_name(connected)), endpoint(address))
+        Ends.__init__(self, endpoint(asked_name(connected)), endpoint(address))  # super(): see AnsweringServer
         self._deadlines, self._loop, self._log, self._on_end = deadlines, loop, log, on_end
         self._unsent = b""
         self.disconnecting = self._lost = False

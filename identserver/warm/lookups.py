@@ -137,16 +137,39 @@ class Lookups:
             self._diag.close()
             self._diag = None
 
-    def look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Any:
+    def look_up(self, server: Address, client: Address, arrival: Arrival | None, again: bool = False) -> Any:
         """Return the answer about the connection between two endpoints, or the `Pending` that it will come by.
 
-        :param arrival: how the query came in.
-        :raises IdentError: nobody can be named.
+        :param arrival: how the query came in. :param again: whether this is not the first look.
+        :raises IdentError: nobody can be named; `NotAccepted`: once more.
         """
+        found: Owner | NoUser
+        by_ports = self._elsewhere is not None and self._elsewhere.may_trust(client[0])
         try:
-            return self._look_up(server, client, arrival)
+            if self._diag is None:
+                self._diag = SockDiag()
+            found = self._diag.find(server, client, arrival)
         except NotAccepted:
+            if again:
+                raise
             return self._look_again(server, client, arrival)
+        except NoUser as error:
+            if self._ask is None and not by_ports:
+                raise
+            found = error
+        except IdentError:
+            self.close()
+            raise
+        except (SockDiagUnavailable, ImportError):  # the latter: there is no pyroute2
+            return self._find_in_thread((server, client, arrival))
+        if isinstance(found, NoUser) or by_ports or self._ask is not None or self._options.subuid:
+            return self._find_in_thread((server, client, arrival), found)
+        known = self._remembered(found, server, client)
+        if known is not None:
+            return known
+        pending = self._pending(found.uid, client[0])
+        self._workers.call(found.uid, pending, self._answer, (found, server, client, self._system, arrival))
+        return pending
 
     def _look_again(self, server: Address, client: Address, arrival: Arrival | None) -> Pending:
         """Look up again, for `lookup.ACCEPT_SECONDS` at most, until some process has accepted the connection.
@@ -162,7 +185,7 @@ class Lookups:
 
         def look() -> None:
             try:
-                found = self._look_up(server, client, arrival)
+                found = self.look_up(server, client, arrival, again=True)
             except NotAccepted as error:
                 pause = next(pauses, None)
                 if pause is not None:
@@ -180,34 +203,6 @@ class Lookups:
                 pending.settle(found)
 
         self._loop.call_later(next(pauses), look)
-        return pending
-
-    def _look_up(self, server: Address, client: Address, arrival: Arrival | None) -> Any:
-        """Do `look_up` once."""
-        found: Owner | NoUser
-        by_ports = self._elsewhere is not None and self._elsewhere.may_trust(client[0])
-        try:
-            if self._diag is None:
-                self._diag = SockDiag()
-            found = self._diag.find(server, client, arrival)
-        except NotAccepted:
-            raise
-        except NoUser as error:
-            if self._ask is None and not by_ports:
-                raise
-            found = error
-        except IdentError:
-            self.close()
-            raise
-        except (SockDiagUnavailable, ImportError):  # the latter: there is no pyroute2
-            return self._find_in_thread((server, client, arrival))
-        if isinstance(found, NoUser) or by_ports or self._ask is not None or self._options.subuid:
-            return self._find_in_thread((server, client, arrival), found)
-        known = self._remembered(found, server, client)
-        if known is not None:
-            return known
-        pending = self._pending(found.uid, client[0])
-        self._workers.call(found.uid, pending, self._answer, (found, server, client, self._system, arrival))
         return pending
 
     def _remembered(self, owner: Owner, server: Address, client: Address) -> Answer | None:

@@ -146,7 +146,6 @@ class SockDiag:
         self._devices: Devices | None = None
         self._has_tcp_diag = False
         self._has_every_uid: bool | None = None
-        self._cookie: bytes | None = None
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
         except AttributeError:
@@ -160,6 +159,7 @@ class SockDiag:
             raise IdentError(f"no netlink socket: {error.strerror}") from error
         # The kernel has answered when send() returns, so there is nothing to wait for.
         self._socket.setblocking(False)
+        self._cookie = cookie_of(self._socket)
 
     def __enter__(self) -> SockDiag:
         return self
@@ -176,7 +176,7 @@ class SockDiag:
         remote, remote_scope = pack(client[0])
         if len(local) != len(remote):
             raise NoUser("the two addresses are of different families")
-        if arrival is not None:
+        if arrival is not None and (arrival.cookie != self._cookie or not arrival.cookie):
             self._check_namespace(arrival)
         scope = scope or remote_scope
         ends = local, server[1], remote, client[1]
@@ -238,12 +238,10 @@ class SockDiag:
     def _check_namespace(self, arrival: Arrival) -> None:
         """Rule out that the query came in by another network namespace, whose connections may have the same ends.
 
+        (One with our own cookie did not.)
+
         :raises IdentError: it did, or nothing shows that it did not.
         """
-        if self._cookie is None:
-            self._cookie = cookie_of(self._socket)
-        if arrival.cookie and arrival.cookie == self._cookie:
-            return
         if arrival.cookie or self._cookie or not self._shows(arrival):
             raise IdentError("the query came in by another network namespace than the one that identd is in")
 
