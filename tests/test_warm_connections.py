@@ -6,13 +6,15 @@ import _socket
 import errno
 import os
 import socket
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from identserver.protocol import IdentServer
-from identserver.warm.connections import Connections
+from identserver.warm.accepting import accept
+from identserver.warm.connections import TURN, Connections
 from identserver.warm.deadlines import Deadlines
 
 
@@ -54,3 +56,29 @@ def test_no_protocol_serves_two() -> None:
     assert len(transports) == len(set(map(id, transports))) == 3
     for end in ends:
         end.close()
+
+
+def test_ready_and_nothing_there() -> None:
+    """No call waits for a client that the loop takes for ready: before the query, nor after the reply."""
+    ready: dict[int, Any] = {}
+    loop: Any = SimpleNamespace(
+        when_readable=ready.__setitem__, call_soon=lambda *_: None, leave=lambda fd: ready.pop(fd, None)
+    )
+    connections = Connections(Served, Deadlines(30), loop, SimpleNamespace(write=lambda *_: None, INFO=6))  # type: ignore[arg-type]
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        # Whoever waits is woken up by the client's end, and ends the connection.
+        late = threading.Timer(5, client.shutdown, [socket.SHUT_WR])
+        late.start()
+        connections.begin(*accept(listener), b"")
+        (fd,) = ready
+        ready[fd]()
+        client.sendall(b"1,2\r\n" + b"x" * TURN)
+        ready[fd]()
+        assert client.recv(100) == b"1,2:ERROR:UNKNOWN-ERROR\r\n"
+        for _ in range(2):
+            ready[fd]()
+        assert len(connections) == 1
+        late.cancel()
+        client.shutdown(socket.SHUT_WR)
+        ready[fd]()
+        assert not len(connections)
